@@ -1,0 +1,111 @@
+"""Run the course's notebooks from top to bottom at this machine's size (COURSE_SIZE overrides it).
+
+    python scripts/run_notebooks.py                    all notebooks; executed copies and HTML go to build/
+    python scripts/run_notebooks.py notebooks/02_*     only these
+    python scripts/run_notebooks.py --in-place         write the outputs into the notebooks themselves, for a commit
+
+A notebook that fails leaves its partial copy in build/, the others still run, and the exit status is 1.
+"""
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
+    """Run all cells of `notebook` in `folder`, outputs into `notebook`. Returns None, or what failed and where."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
+    running = {"index": 0}
+    with tqdm(total=sum(bool(cell.source.strip()) for cell in code), unit="cell", leave=False) as bar:
+        client = NotebookClient(
+            notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # without the kernel's own remarks on its transport
+            on_cell_execute=lambda cell, cell_index: running.update(index=cell_index),
+            on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
+        )
+        try:
+            client.execute(cwd=str(folder))
+        except CellExecutionError as error:
+            return f"cell {running['index'] + 1}: {error.ename}: {error.evalue}"
+        except DeadKernelError:
+            return f"cell {running['index'] + 1}: the kernel died (out of memory?)"
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Remove everything from `notebook` that differs between two runs without being a result."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                lines = [line for line in re.split(r"[\r\n]+", output.text) if line and not PROGRESS_BAR.search(line)]
+                output.text = "".join(line + "\n" for line in lines)
+        cell.outputs = [output for output in cell.outputs
+                        if WIDGET not in output.get("data", {}) and output.get("text") != ""]
+
+
+def run(path: Path, build: Path, in_place: bool) -> str | None:
+    """Run one notebook and write what came of it. Returns None, or what failed and where."""
+    notebook = nbformat.read(path, as_version=4)
+    failure = execute(notebook, path.parent)
+    tidy(notebook)
+    if in_place and not failure:
+        nbformat.write(notebook, path)
+        return None
+    build.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, build / path.name)
+    html, _ = HTMLExporter(embed_images=True).from_notebook_node(
+        notebook, resources={"metadata": {"name": path.stem, "path": str(path.parent)}})
+    (build / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
+    return failure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/NN_*.ipynb")
+    parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder of the copies (default: build/)")
+    options = parser.parse_args(arguments)
+    paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    absent = [str(path) for path in paths if not path.is_file()]
+    if absent or not paths:
+        parser.error(f"no such notebook: {', '.join(absent) or 'notebooks/NN_*.ipynb'}")
+    rows = []
+    for number, path in enumerate(paths, start=1):
+        print(f"[{number}/{len(paths)}] {path.name} ...", flush=True)
+        start = time.perf_counter()
+        failure = run(path.resolve(), options.build, options.in_place)
+        seconds = time.perf_counter() - start
+        rows.append((path, seconds, failure))
+        print(f"    {f'FAILED in {failure}' if failure else 'done'}, {seconds:.0f} s", flush=True)
+    width = max(len(path.name) for path in paths)
+    print("\n" + "\n".join(f"{path.name:{width}}  {seconds:6.0f} s  {'FAILED' if failure else 'ok'}"
+                           for path, seconds, failure in rows))
+    failed = any(failure for *_, failure in rows)
+    if failed or not options.in_place:
+        print(f"\nExecuted copies and HTML: {options.build}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
