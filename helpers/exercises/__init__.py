@@ -1,0 +1,52 @@
+"""Exercises that check themselves: one module per notebook, each with its exercises' hints, checks and tested
+solutions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from helpers.runtime import show_source
+
+
+class NotYet(Exception):
+    """Raised by a test: the attempt is not right yet, and the message says what to look at."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise. test(attempt) returns what to say when it is right and raises NotYet with a helpful sentence when
+    not.
+
+    solution is a function that passes the test; difficulty goes from 1 to 3; minutes is the time to give it before
+    the hint.
+    """
+
+    title: str
+    difficulty: int
+    minutes: int
+    hint_text: str
+    test: Callable
+    solution: Callable
+
+    def check(self, attempt):
+        """Says whether the attempt is right. It never raises, so an exercise left open does not stop "Run all"."""
+        try:
+            print(f"{self.title}: correct. {self.test(attempt)}")
+        except NotYet as reason:
+            print(f"{self.title}: not yet. {reason}")
+        except Exception as error:  # whatever a learner's code may raise
+            print(f"{self.title}: not yet. Your code stopped with {type(error).__name__}: {error}")
+
+    def hint(self):
+        """Prints the hint."""
+        print(f"Hint: {self.hint_text}")
+
+    def show_solution(self):
+        """Shows the source of a solution. It is tested code."""
+        show_source(self.solution)
+
+
+def needs_answer(answer):
+    """Raises NotYet while an exercise's function still returns None, as its stub does."""
+    if answer is None:
+        raise NotYet("Your function returns None so far: write its body, then run the cell again.")
+    return answer

@@ -1,0 +1,228 @@
+"""Model 5: the complete GPT-2 in one file that reads from top to bottom. Notebook 02 builds it step by step.
+
+One set of letters everywhere: B sequences in the batch, T tokens in a sequence, C = n_embd numbers per token,
+V tokens in the vocabulary, nh attention heads, hs = C / nh numbers per head.
+
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, and OpenAI's released GPT-2.
+The parameter names are GPT-2's own, so they line up with Hugging Face's one to one.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+SIZES = {
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600},
+}
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT-2. The defaults are GPT-2 small, which the course calls Model 5 (notebook 02).
+
+    The names are Hugging Face's. Raises ValueError when the numbers cannot make a model.
+    """
+
+    vocab_size: int = 50257  # V, the number of different tokens
+    n_positions: int = 1024  # the context: the longest sequence, in tokens
+    n_embd: int = 768  # C, the width of the residual stream
+    n_layer: int = 12  # the number of blocks
+    n_head: int = 12  # nh, the attention heads of each block
+    dropout: float = 0.0  # probability of zeroing a number, in training only (GPT-2 was trained with 0.1)
+    layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True  # one matrix embeds the tokens and scores the next one
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"GPTConfig({name}={value!r}): a whole number of at least 1 was expected.")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads are equally wide, so "
+                f"n_embd must be divisible by n_head. Try n_embd={-(-self.n_embd // self.n_head) * self.n_head}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"GPTConfig(dropout={self.dropout!r}): a probability from 0 up to, not including, 1 was expected."
+            )
+
+    @classmethod
+    def named(cls, name, **changes):
+        """The configuration of one of OpenAI's four models: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl".
+
+        changes replace single fields. Raises ValueError for another name.
+        """
+        if name not in SIZES:
+            raise ValueError(f"GPTConfig.named({name!r}): there is no such GPT-2. Choose one of {', '.join(SIZES)}.")
+        return cls(**{**SIZES[name], **changes})
+
+
+class CausalSelfAttention(nn.Module):
+    """Every token gathers information from itself and from the tokens before it (notebooks 01 and 02)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # Q, K and V of all heads in one matrix
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # W0: mixes what the heads have found
+
+    def forward(self, x, cache=None):
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)  # (B, T, C) -> (B, T, 3, nh, hs)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # -> three times (B, nh, T, hs)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, nh, T, hs) -> (B, nh, all tokens so far, hs)
+        y = F.scaled_dot_product_attention(  # softmax(q k' / sqrt(hs) + mask) v
+            q,
+            k,
+            v,
+            is_causal=T > 1,  # a single new token may look at everything that is there
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """Each token is processed on its own: four times wider, a GELU, and back (notebook 02)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, C) -> (B, T, 4C)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, 4C) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """One transformer block: attention, then MLP, each normalised before and added to what came in (notebook 02)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cache=None):
+        x_att = x + self.attn(self.ln_1(x), cache)  # (B, T, C)
+        x_ff = x_att + self.mlp(self.ln_2(x_att))  # (B, T, C)
+        return x_ff
+
+
+class GPT(nn.Module):
+    """GPT-2 (notebook 02). It runs wherever its tensors are: CPU, CUDA, MPS, or `meta` for counting only.
+
+    model(ids)           ids (B, T) int64 -> logits (B, T, V), the score of every token as the next one
+    model(ids, targets)  targets (B, T) int64 -> mean cross-entropy in nats, a scalar
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
+                "wpe": nn.Embedding(config.n_positions, config.n_embd),  # where it stands
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+            }
+        )
+        # A tied head needs no numbers of its own: on "meta" it has a shape and nothing else.
+        device = "meta" if config.tie_word_embeddings else None
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device=device)
+        self.apply(self._initialise)
+        for name, weight in self.named_parameters():
+            if name.endswith("c_proj.weight"):  # two projections per block add to the residual stream
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.n_layer))
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight  # the same Parameter, not a copy of it
+
+    @staticmethod
+    def _initialise(module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def forward(self, ids, targets=None, cache=None, last_only=False):
+        """Scores the next token, or measures the loss when targets are given.
+
+        cache: a helpers.generation.KeyValueCache; ids are then only the tokens that it has not seen yet.
+        last_only: logits (B, 1, V) of the last position alone, which is all that generation needs.
+        Raises ValueError for ids of a wrong shape, type, length or (on a CPU) range.
+        """
+        start = 0 if cache is None else cache.length
+        look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        check_ids(ids, "ids", self.config, start, look)
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)  # (T,), on the ids' own device
+
+        x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T) and (T,) -> (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for i, block in enumerate(self.transformer.h):
+            x = block(x, None if cache is None else cache.layers[i])  # (B, T, C) -> (B, T, C)
+        if last_only:
+            x = x[:, -1:]  # (B, T, C) -> (B, 1, C)
+        x = self.transformer.ln_f(x)
+
+        if targets is None:
+            return self.lm_head(x)  # (B, T, C) -> (B, T, V)
+        check_ids(targets, "targets", self.config, start, look)
+        if targets.shape != ids.shape:
+            raise ValueError(
+                f"targets have the shape {tuple(targets.shape)}, but ids {tuple(ids.shape)}: give one target per id."
+            )
+        return chunked_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # (B*T, C) -> ()
+
+
+def check_ids(ids, name, config, start=0, look=True):
+    """Raises ValueError unless ids are (B, T) whole numbers that the model can read after `start` others.
+
+    look: also look at the values. On a GPU that would make the CPU wait, so forward() looks only on a CPU; train() and
+    generate() look once, before they start.
+    """
+    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; (B, T) of torch.int64 was expected. "
+            f"A single sequence becomes a batch of one with {name}[None]."
+        )
+    if not 1 <= ids.shape[1] <= config.n_positions - start:
+        raise ValueError(
+            f"{name} hold {start + ids.shape[1]} tokens per sequence; this model reads 1 to {config.n_positions} "
+            f"(n_positions). Keep the last ones: {name}[:, -{config.n_positions}:]."
+        )
+    if look and ids.numel():
+        low, high = ids.min().item(), ids.max().item()
+        if low < 0 or high >= config.vocab_size:
+            raise ValueError(
+                f"{name} run from {low} to {high}; this model knows 0 to {config.vocab_size - 1} "
+                f"(vocab_size {config.vocab_size}). Was the text encoded with another tokenizer?"
+            )
+
+
+def chunked_cross_entropy(x, weight, targets, rows=1024):
+    """Mean cross-entropy of the logits x @ weight.T, a few rows at a time (notebooks 03 and 07).
+
+    x (N, C), weight (V, C), targets (N,) int64 -> a scalar in nats. The N x V logits are the largest tensor of a
+    training step: here at most `rows` of them exist at once, and the backward pass computes them again.
+    """
+
+    def piece(x, targets):
+        return F.cross_entropy((x @ weight.T).float(), targets, reduction="sum")  # (rows, V) -> ()
+
+    if len(x) <= rows:
+        return piece(x, targets) / len(x)
+    pieces = [checkpoint(piece, *part, use_reentrant=False) for part in zip(x.split(rows), targets.split(rows))]
+    return torch.stack(pieces).sum() / len(x)
