@@ -1,0 +1,261 @@
+"""Where the course's files are, and how they get here. The README explains it under "What happens offline".
+
+Every file is looked for in the same order: the folder named by COURSE_ASSETS (read only) -> the course's cache
+(data/cache, or the folder named by COURSE_CACHE) -> the internet -> the stand-in that ships in data/, which says so
+in one line.
+A file whose sha256 is wrong is never used: it is named, removed from the cache and fetched again.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import pooch
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+GULLIVER_COMMIT = "1298a0284662e9d2d66ef0b1ce30a895cbe5d1d8"
+GULLIVER_URL = f"https://raw.githubusercontent.com/GITenberg/Gulliver-s-Travels_829/{GULLIVER_COMMIT}/829-0.txt"
+GULLIVER_SHA256 = "37e0bf90ce1c9d254bae3ea75be1b0233771b2e2c0a832dd1f85b8d6bfb86935"
+GUTENBERG_URL = "https://www.gutenberg.org/files/829/829-0.txt"  # regenerated from time to time: no stable hash
+
+# GPT-2's byte-pair encoding, under the names that tiktoken gives them: the sha1 of the address it fetches them from.
+TIKTOKEN_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+TIKTOKEN_FILES = {
+    "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": (
+        "vocab.bpe",
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    ),
+    "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": (
+        "encoder.json",
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    ),
+}
+
+GPT2_REPOSITORY = "openai-community/gpt2"
+GPT2_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+GPT2_FILES = {
+    "config.json": "0daed7749b4f02b8f76240d5444551d7b08712dab4d0adb8239c56ba823bb7b4",
+    "model.safetensors": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+}
+
+HOSTS = ("raw.githubusercontent.com", "www.gutenberg.org", "openaipublic.blob.core.windows.net", "huggingface.co")
+PATIENCE = 2.5  # seconds to wait for all hosts together
+logging.getLogger("pooch").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file or folder that a lesson may use: its path, what to call it in a caption, and whether it stands in for
+    another."""
+
+    path: Path
+    title: str
+    is_stand_in: bool = False
+
+
+class AssetUnavailable(RuntimeError):
+    """A file is neither here nor to be had. The message says where it was looked for and what to do; reason is the
+    short form."""
+
+    def __init__(self, name, reason):
+        places = f"COURSE_ASSETS ({assets_folder()}) or the cache" if assets_folder() else "the cache"
+        super().__init__(
+            f"{name} is not in {places} ({cache_folder()}), and could not be fetched: {reason}. "
+            "Connect to the internet and restart the kernel, or set COURSE_ASSETS to a folder that has it."
+        )
+        self.reason = reason
+
+
+def assets_folder():
+    """The learner's own folder of files (COURSE_ASSETS), or None. Raises NotADirectoryError if it does not exist."""
+    if not os.environ.get("COURSE_ASSETS"):
+        return None
+    folder = Path(os.environ["COURSE_ASSETS"]).expanduser()
+    folder = folder if folder.is_absolute() else (ROOT / folder).resolve()
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"COURSE_ASSETS={os.environ['COURSE_ASSETS']}: there is no folder {folder}. Correct it or unset it."
+        )
+    return folder
+
+
+def cache_folder():
+    """Where downloads are kept: COURSE_CACHE, or data/cache."""
+    return Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().resolve()
+
+
+def sha256(path):
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path, write):
+    """Calls write(temporary path) and renames the result to path, so that path is whole or untouched."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def reachable_hosts():
+    """Which of HOSTS answer. All are asked at the same time, once per process, so being offline costs PATIENCE at most.
+
+    A name that cannot be looked up or a network that swallows everything is not covered by a library's timeout: a
+    thread is.
+    """
+    if os.environ.get("COURSE_OFFLINE", "0") not in ("", "0"):
+        return frozenset()
+    answered = set()
+
+    def ask(host):
+        try:
+            requests.head(f"https://{host}", timeout=PATIENCE)
+            answered.add(host)
+        except requests.RequestException:
+            pass
+
+    threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in HOSTS]
+    for thread in threads:
+        thread.start()
+    waited = threading.Event()
+    watcher = threading.Thread(target=lambda: ([thread.join() for thread in threads], waited.set()), daemon=True)
+    watcher.start()
+    waited.wait(PATIENCE)
+    return frozenset(answered)
+
+
+def _is_sound(path, expected, in_cache):
+    """Whether a file is there and has the expected hash. A wrong one is named, and removed from the cache."""
+    if not path.is_file():
+        return False
+    if sha256(path) == expected:
+        return True
+    if in_cache:
+        path.unlink()
+    warnings.warn(
+        f"{path} is damaged: its sha256 is not {expected[:12]}… It is not used"
+        + (", and was removed from the cache." if in_cache else ". Replace it or delete it."),
+        stacklevel=3,
+    )
+    return False
+
+
+def _download(url, path, expected):
+    """Fetches url to path (whole or not at all) and checks its hash. Returns None, or what went wrong in one
+    sentence."""
+    host = url.split("/")[2]
+    if host not in reachable_hosts():
+        return f"{host} does not answer"
+    try:
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=(PATIENCE, 10))
+        pooch.retrieve(url, expected and f"sha256:{expected}", fname=path.name, path=path.parent, downloader=downloader)
+    except (requests.RequestException, ValueError, OSError) as error:  # ValueError: the hash of what came is wrong
+        return f"{url}: {str(error).splitlines()[0]}"
+    return None
+
+
+def locate(folder, files):
+    """The folder that holds all files, fetching them if need be.
+
+    folder: its name in COURSE_ASSETS and in the cache. files: {file name: (address, sha256)}.
+    Raises AssetUnavailable when they are nowhere and cannot be fetched.
+    """
+    given = assets_folder()
+    if given and all(
+        [_is_sound(given / folder / name, expected, in_cache=False) for name, (_, expected) in files.items()]
+    ):
+        return given / folder
+    cached = cache_folder() / folder
+    for name, (url, expected) in files.items():
+        if not _is_sound(cached / name, expected, in_cache=True):
+            problem = _download(url, cached / name, expected)
+            if problem:
+                raise AssetUnavailable(f"{folder}/{name}", problem)
+    return cached
+
+
+@functools.cache
+def _say_once(line):
+    print(line)
+
+
+def stand_in(path, title, instead_of, reason):
+    """A bundled file in place of one that is not to be had, announced in one visible line."""
+    _say_once(f"STAND-IN: {title} is used instead of {instead_of} ({reason}). Numbers and texts will differ.")
+    return Asset(DATA / path, title, is_stand_in=True)
+
+
+def gulliver():
+    """Gulliver's Travels as Project Gutenberg prints it, or this course's own voyage. Used in notebook 07."""
+    title, pinned = "Gulliver's Travels", {"829-0.txt": (GULLIVER_URL, GULLIVER_SHA256)}
+    try:
+        return Asset(locate("gulliver", pinned) / "829-0.txt", title)
+    except AssetUnavailable as unavailable:
+        reason = unavailable.reason
+    # The second source has no stable hash. What came first is checked by its contents and remembered by its own hash.
+    path = cache_folder() / "gulliver" / "gutenberg.txt"
+    note = path.with_suffix(".sha256")
+    if note.is_file() and _is_sound(path, note.read_text().strip(), in_cache=True):
+        return Asset(path, f"{title} (gutenberg.org's current edition)")
+    if _download(GUTENBERG_URL, path, None) is None and _looks_like_gulliver(path):
+        write_atomically(note, lambda temporary: temporary.write_text(sha256(path)))
+        return Asset(path, f"{title} (gutenberg.org's current edition)")
+    path.unlink(missing_ok=True)
+    return stand_in("voyage.txt", "“The Brass Yard” (data/voyage.txt, written for this course)", title, reason)
+
+
+def _looks_like_gulliver(path):
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return len(text) > 500_000 and "GULLIVER" in text and "START OF" in text and "END OF" in text
+
+
+def gpt2_encoding_folder():
+    """A folder that tiktoken can read GPT-2's byte-pair encoding from. Raises AssetUnavailable when there is none."""
+    files = {name: (TIKTOKEN_URL + original, expected) for name, (original, expected) in TIKTOKEN_FILES.items()}
+    return locate("tiktoken", files)
+
+
+def gpt2_weights():
+    """A folder with config.json and model.safetensors of GPT-2 small, or of this course's small GPT-2 (notebook 04)."""
+    title, given, problem = "GPT-2 small (124M, OpenAI)", assets_folder(), "huggingface.co does not answer"
+    own_cache = cache_folder() / "hub"
+    for cache in [*([given / "hub"] if given else []), own_cache, None]:  # None: the learner's own Hugging Face cache
+        for revision in (GPT2_REVISION, "main"):
+            found = [
+                huggingface_hub.try_to_load_from_cache(GPT2_REPOSITORY, name, cache, revision) for name in GPT2_FILES
+            ]
+            if all(isinstance(path, str) for path in found):
+                checks = zip(map(Path, found), GPT2_FILES.values())
+                if all([_is_sound(path, expected, in_cache=cache == own_cache) for path, expected in checks]):
+                    return Asset(Path(found[0]).parent, title)
+    if "huggingface.co" in reachable_hosts():
+        try:
+            for name, expected in GPT2_FILES.items():
+                path = huggingface_hub.hf_hub_download(
+                    GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=own_cache
+                )
+                if not _is_sound(Path(path), expected, in_cache=True):
+                    path = huggingface_hub.hf_hub_download(
+                        GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=own_cache, force_download=True
+                    )
+                    if not _is_sound(Path(path), expected, in_cache=True):
+                        raise OSError(f"what came for {name} is not the file that the course knows")
+            return Asset(Path(path).parent, title)
+        except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+            problem = str(error).splitlines()[0]
+    return stand_in("gpt2-course", "the course's small GPT-2 (data/gpt2-course)", title, problem)

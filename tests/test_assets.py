@@ -1,0 +1,187 @@
+"""Where files come from: order, checks, damage, and how long being offline takes."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+
+from helpers import assets, corpus
+
+
+@pytest.fixture
+def web(monkeypatch, tmp_path):
+    """An empty cache, and an internet of which every test says what it serves: web[address] = bytes."""
+    served = {}
+    monkeypatch.delenv("COURSE_ASSETS", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset(assets.HOSTS))
+    assets._say_once.cache_clear()
+
+    class Downloader:
+        def __init__(self, **_):
+            pass
+
+        def __call__(self, url, output_file, pooch):
+            if url not in served:
+                raise assets.requests.HTTPError(f"404 Client Error: Not Found for url: {url}")
+            with open(output_file, "wb") as file:
+                file.write(served[url])
+
+    monkeypatch.setattr(assets.pooch, "HTTPDownloader", Downloader)
+    return served
+
+
+FILE = {"a.txt": ("https://raw.githubusercontent.com/a.txt", hashlib.sha256(b"right").hexdigest())}
+URL = FILE["a.txt"][0]
+
+
+def test_download_is_verified_and_kept(web, tmp_path):
+    web[URL] = b"right"
+    path = assets.locate("things", FILE) / "a.txt"
+    assert path.read_bytes() == b"right" and path.is_relative_to(tmp_path / "cache")
+    web.clear()
+    assert assets.locate("things", FILE) / "a.txt" == path  # now from the cache
+
+
+@pytest.mark.parametrize("damage", [b"wrong", b"rig", b""])
+def test_a_damaged_cached_file_is_named_and_fetched_again(web, damage):
+    web[URL] = b"right"
+    path = assets.locate("things", FILE) / "a.txt"
+    path.write_bytes(damage)
+    with pytest.warns(UserWarning, match="a.txt is damaged"):
+        assets.locate("things", FILE)
+    assert path.read_bytes() == b"right"
+    path.unlink()
+    assert (assets.locate("things", FILE) / "a.txt").read_bytes() == b"right"
+
+
+def test_a_damaged_file_and_no_network_is_an_error_never_a_wrong_text(web):
+    path = assets.cache_folder() / "things" / "a.txt"
+    assets.write_atomically(path, lambda temporary: temporary.write_bytes(b"wrong"))
+    with pytest.warns(UserWarning, match="removed from the cache"), pytest.raises(assets.AssetUnavailable, match="404"):
+        assets.locate("things", FILE)
+    assert not path.exists()
+
+
+def test_a_wrong_download_is_refused_and_leaves_nothing(web):
+    web[URL] = b"<html>Please log in to this network</html>"
+    with pytest.raises(assets.AssetUnavailable, match="hash"):
+        assets.locate("things", FILE)
+    assert list((assets.cache_folder() / "things").iterdir()) == []
+
+
+def test_the_learners_folder_comes_first_and_is_never_changed(web, monkeypatch, tmp_path):
+    mine = tmp_path / "mine" / "things" / "a.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"right")
+    monkeypatch.setenv("COURSE_ASSETS", str(tmp_path / "mine"))
+    assert assets.locate("things", FILE) == mine.parent
+    mine.write_bytes(b"wrong")
+    web[URL] = b"right"
+    with pytest.warns(UserWarning, match="Replace it or delete it"):
+        assert assets.locate("things", FILE) == assets.cache_folder() / "things"
+    assert mine.read_bytes() == b"wrong"
+
+
+def test_a_folder_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_ASSETS", str(tmp_path / "nowhere"))
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        assets.assets_folder()
+
+
+def test_gutenberg_is_second_and_its_file_is_checked_from_then_on(web, capsys):
+    book = b"*** START OF X ***\n" + b"GULLIVER went to sea. " * 30_000 + b"\n*** END OF X ***\nlicence"
+    web[assets.GUTENBERG_URL] = book
+    asset = assets.gulliver()
+    assert not asset.is_stand_in and "gutenberg.org" in asset.title and asset.path.read_bytes() == book
+    web.clear()
+    assert assets.gulliver().path == asset.path
+    asset.path.write_bytes(book[:-100])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert assets.gulliver().is_stand_in
+    assert "STAND-IN" in capsys.readouterr().out
+
+
+def test_a_page_that_is_not_the_book_is_not_used(web):
+    web[assets.GUTENBERG_URL] = b"<html>Our robots think that you are a robot</html>"
+    assert assets.gulliver().is_stand_in
+    assert not (assets.cache_folder() / "gulliver" / "gutenberg.txt").exists()
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("before")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        assets.write_atomically(target, fail)
+    assert target.read_text() == "before" and list(tmp_path.iterdir()) == [target]
+
+
+def test_everything_offline_in_under_five_seconds_when_nothing_answers(tmp_path):
+    """A network that accepts connections and then says nothing, as a bad hotel does, and no cache."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connections = []
+
+        def accept():
+            while True:
+                connections.append(silent.accept())
+
+        threading.Thread(target=accept, daemon=True).start()
+        code = (
+            "import time; from helpers import assets, corpus, pretrained; start = time.time(); "
+            "corpus.load_gulliver(); assets.gpt2_weights(); print(time.time() - start)"
+        )
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
+        environment |= {"COURSE_CACHE": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "COURSE_ASSETS": ""}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=assets.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("STAND-IN") == 3
+    assert connections, "the silent network was never asked: this test shows nothing"
+    assert float(done.stdout.split()[-1]) < 5
+
+
+def test_asking_the_hosts_takes_no_longer_than_the_patience(monkeypatch):
+    monkeypatch.delenv("COURSE_OFFLINE", raising=False)
+    monkeypatch.setattr(assets.requests, "head", lambda *_, **__: time.sleep(60))
+    assets.reachable_hosts.cache_clear()
+    start = time.monotonic()
+    assert assets.reachable_hosts() == frozenset()
+    assert time.monotonic() - start < assets.PATIENCE + 1
+    assert assets.reachable_hosts() == frozenset()  # remembered
+    assert time.monotonic() - start < assets.PATIENCE + 1
+    assets.reachable_hosts.cache_clear()
+
+
+def test_gpt2_weights_in_a_hugging_face_cache_are_checked(offline, monkeypatch, capsys):
+    """A planted snapshot with the right names: the right hashes are used, a wrong one is not."""
+    folder = offline / "given" / "hub" / "models--openai-community--gpt2" / "snapshots" / assets.GPT2_REVISION
+    folder.mkdir(parents=True)
+    for name in assets.GPT2_FILES:
+        (folder / name).write_bytes(name.encode())
+    monkeypatch.setenv("COURSE_ASSETS", str(offline / "given"))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert assets.gpt2_weights().is_stand_in
+    right = {name: hashlib.sha256(name.encode()).hexdigest() for name in assets.GPT2_FILES}
+    monkeypatch.setattr(assets, "GPT2_FILES", right)
+    found = assets.gpt2_weights()
+    assert not found.is_stand_in and found.path == folder
+
+
+def test_real_files_are_used_without_a_warning(real_files):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert assets.gulliver().path == real_files / "gulliver" / "829-0.txt"
+        assert assets.gpt2_encoding_folder() == real_files / "tiktoken"
+    assert corpus.load_tokenizer("gpt2").encode("The dog").tolist() == [464, 3290]
