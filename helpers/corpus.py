@@ -1,0 +1,228 @@
+"""Text and tokens: encodings, Gulliver's Travels verified and cleaned, splitting, sampling, and simple baselines
+(notebook 07)."""
+
+import functools
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+import tiktoken.load
+import torch
+
+from helpers import assets
+
+END_OF_TEXT = "<|endoftext|>"
+# How GPT-2 cuts a text into pieces before merging bytes: contractions, words with their leading space, numbers, other
+# signs.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+START_MARKER = re.compile(r"\*\*\*\s*START OF.*?\*\*\*", re.IGNORECASE | re.DOTALL)
+END_MARKER = re.compile(
+    r"(^\s*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?\*\*\*\s*END OF", re.IGNORECASE | re.MULTILINE
+)
+
+
+class Tokenizer:
+    """Text to token ids and back: a thin cover over a tiktoken encoding.
+
+    name: what to call it in a caption; vocab_size: V; end_of_text: the id of <|endoftext|>.
+    """
+
+    def __init__(self, encoding, name):
+        self.encoding, self.name = encoding, name
+        self.vocab_size, self.end_of_text = encoding.n_vocab, encoding.eot_token
+
+    def encode(self, text):
+        """Text -> ids (T,) int64. The letters "<|endoftext|>" inside a text are read as plain letters."""
+        return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
+
+    def decode(self, ids):
+        """ids, a list or a tensor of one dimension -> text. Bytes that are not whole characters become U+FFFD."""
+        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
+            raise ValueError(f"ids run from {min(ids)} to {max(ids)}; {self.name} knows 0 to {self.vocab_size - 1}.")
+        return self.encoding.decode(ids)
+
+    def pieces(self, text):
+        """The tokens of a text as strings, to be shown to a reader."""
+        return [self.encoding.decode([i]) for i in self.encoding.encode_ordinary(text)]
+
+
+@functools.cache
+def load_tokenizer(name="gpt2"):
+    """A tokenizer: "gpt2", OpenAI's with 50,257 tokens, or "course", this course's own with 4,096 (data/README.md).
+
+    When GPT-2's files are not to be had, "gpt2" gives the course's with a visible line. Raises ValueError for another
+    name.
+    """
+    if name == "gpt2":
+        try:
+            folder = assets.gpt2_encoding_folder()
+        except assets.AssetUnavailable as unavailable:
+            course = load_tokenizer("course")
+            assets.stand_in("course.tiktoken", course.name, "GPT-2's (50,257 tokens)", unavailable.reason)
+            return course
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # its files are there and verified: tiktoken fetches nothing
+        try:
+            return Tokenizer(tiktoken.get_encoding("gpt2"), "GPT-2's tokenizer (50,257 tokens)")
+        finally:
+            os.environ.pop("TIKTOKEN_CACHE_DIR")
+            if before is not None:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+    if name == "course":
+        ranks = tiktoken.load.load_tiktoken_bpe(str(assets.DATA / "course.tiktoken"))
+        encoding = tiktoken.Encoding(
+            "course", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
+        )
+        return Tokenizer(encoding, f"the course's tokenizer ({encoding.n_vocab:,} tokens)")
+    raise ValueError(f'load_tokenizer({name!r}): "gpt2" or "course" was expected.')
+
+
+def tokenizer_for(vocab_size):
+    """The tokenizer that a model with this vocabulary was trained with. Raises ValueError when the course has none."""
+    for name in ("gpt2", "course") if vocab_size > 50_000 else ("course",):
+        if load_tokenizer(name).vocab_size == vocab_size:
+            return load_tokenizer(name)
+    raise ValueError(f"No tokenizer that can be had here has {vocab_size:,} tokens, as the model expects.")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A cleaned text and its tokens. ids is one long sequence, (N,) int64."""
+
+    title: str
+    text: str
+    ids: torch.Tensor
+    tokenizer: Tokenizer
+    is_stand_in: bool = False
+
+    def split(self, test_share=0.1):
+        """The beginning for training and the end for testing: two sequences of ids. Raises ValueError if one is
+        empty."""
+        if not 0 < test_share < 1:
+            raise ValueError(f"test_share={test_share}: a share between 0 and 1 was expected, such as 0.1.")
+        end_of_training = int(len(self.ids) * (1 - test_share))
+        if not 0 < end_of_training < len(self.ids):
+            raise ValueError(f"{self.title}: {len(self.ids)} tokens are too few to split with test_share={test_share}.")
+        return self.ids[:end_of_training], self.ids[end_of_training:]
+
+    def bits_per_byte(self, loss, ids):
+        """A mean loss in nats per token of ids -> bits per byte of their text, which compares models of different
+        tokenizers."""
+        text_bytes = sum(len(piece) for piece in self.tokenizer.encoding.decode_tokens_bytes(ids.tolist()))
+        return loss * len(ids) / text_bytes / math.log(2)
+
+
+def read_text(path):
+    """A text file as a string: UTF-8 with or without byte order mark, any line ends. Raises ValueError for other
+    bytes."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}. Give the path of a text file, seen from {Path.cwd()}.")
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from None
+
+
+def strip_gutenberg(text):
+    """Cuts Project Gutenberg's header and licence, however their markers are spelled. Other texts only lose outer
+    space.
+
+    Raises ValueError when there is a start but no end: the file is then cut short, and the licence cannot be told
+    from the book.
+    """
+    start = START_MARKER.search(text)
+    if start is None:
+        return text.strip()
+    end = END_MARKER.search(text, start.end())
+    if end is None:
+        raise ValueError(
+            "The text has Project Gutenberg's START marker but no END marker: the file is incomplete. Fetch it again."
+        )
+    return text[start.end() : end.start()].strip()
+
+
+def load_text(path, tokenizer="gpt2", title=None, is_stand_in=False):
+    """Any text file as a Corpus. tokenizer: a name for load_tokenizer, or a Tokenizer.
+
+    Raises FileNotFoundError, and ValueError for an empty text or one that is not UTF-8.
+    """
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    text = strip_gutenberg(read_text(path))
+    if not text:
+        raise ValueError(f"{path} holds no text. Give a file with at least a few thousand words.")
+    return Corpus(title or Path(path).stem, text, tokenizer.encode(text), tokenizer, is_stand_in)
+
+
+def load_gulliver(tokenizer="gpt2"):
+    """Gulliver's Travels, fetched, verified, cleaned and encoded: a Corpus. Offline: the course's own voyage, and it
+    says so."""
+    asset = assets.gulliver()
+    return load_text(asset.path, tokenizer, asset.title, asset.is_stand_in)
+
+
+def random_batch(ids, batch_size, context, generator=None, device=None):
+    """A random batch: inputs X and targets Y, both (B, T) int64, Y being X moved on by one token.
+
+    ids (N,) int64; context is T. Every start from 0 to N - T - 1 is equally likely, and no data set is built: the
+    positions
+    come from adding a column of starts to a row of offsets. device: where X and Y go (default: where ids are).
+    Raises ValueError when the text is empty or too short for one sequence and its targets.
+    """
+    check_length(ids, context)
+    starts = torch.randint(len(ids) - context, (batch_size, 1), generator=generator)  # (B, 1)
+    positions = (starts + torch.arange(context)).to(ids.device)  # (B, 1) + (T,) -> (B, T)
+    return ids[positions].to(device), ids[positions + 1].to(device)
+
+
+def check_length(ids, context):
+    """Raises ValueError unless a sequence of `context` tokens and its targets fit into ids."""
+    if len(ids) <= context:
+        raise ValueError(
+            f"The text has {len(ids)} tokens; sequences of {context} tokens and their targets need at least "
+            f"{context + 1}. Use a longer text or a shorter context."
+        )
+
+
+def ngram_losses(train_ids, test_ids, vocab_size):
+    """What counting alone achieves: the test loss in nats per token of a unigram and an interpolated bigram model.
+
+    Unigram: how often each token occurs, with alpha added to every count. Bigram: a share of how often it followed the
+    token before, the rest from the unigram. alpha and the share are chosen on the last tenth of the training part,
+    never on
+    the test part. Returns {"unigram": ..., "bigram": ...}. Source: Jelinek and Mercer, 1980.
+    """
+    train, test = np.asarray(train_ids), np.asarray(test_ids)
+    if len(train) < 20 or len(test) < 2:
+        raise ValueError(f"{len(train)} training and {len(test)} test tokens: at least 20 and 2 were expected.")
+
+    def token_probabilities(seen, new):  # for each alpha, of each new token but the first
+        counts = np.bincount(seen, minlength=vocab_size)
+        return {
+            alpha: (counts[new[1:]] + alpha) / (len(seen) + alpha * vocab_size) for alpha in (0.01, 0.03, 0.1, 0.3, 1.0)
+        }
+
+    def pair_probabilities(seen, new):  # the share of each new pair among all that began alike; 0 for a pair never seen
+        pairs, counts = np.unique(seen[:-1].astype(np.int64) * vocab_size + seen[1:], return_counts=True)
+        asked = new[:-1].astype(np.int64) * vocab_size + new[1:]
+        place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
+        return np.where(pairs[place] == asked, counts[place], 0) / np.bincount(seen[:-1], minlength=vocab_size)[
+            new[:-1]
+        ].clip(min=1)
+
+    def loss(probabilities):
+        return float(-np.log(probabilities).mean())
+
+    cut = len(train) * 9 // 10
+    fit, held_out = train[:cut], train[cut:]
+    unigram, pair = token_probabilities(fit, held_out), pair_probabilities(fit, held_out)
+    alpha = min(unigram, key=lambda a: loss(unigram[a]))
+    share = min(np.arange(0, 1, 0.05), key=lambda s: loss(s * pair + (1 - s) * unigram[alpha]))
+
+    unigram, pair = token_probabilities(train, test)[alpha], pair_probabilities(train, test)
+    return {"unigram": loss(unigram), "bigram": loss(share * pair + (1 - share) * unigram)}

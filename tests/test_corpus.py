@@ -1,0 +1,151 @@
+"""Text and tokens: the book as the course uses it, other files, batches, and the counting baselines."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import assets, corpus
+
+BODY = "CHAPTER I.\n\nMy father had a small estate.\n\nEnd of my story."
+
+
+def gutenberg(start, end, newline="\n"):
+    return newline.join(["The header.", "", start, "", BODY.replace("\n", newline), "", end, "", "The licence."])
+
+
+@pytest.mark.parametrize(
+    "start, end",
+    [
+        ("***START OF THE PROJECT GUTENBERG EBOOK X***", "***END OF THE PROJECT GUTENBERG EBOOK X***"),
+        ("*** START OF THIS PROJECT GUTENBERG EBOOK X ***", "*** END OF THIS PROJECT GUTENBERG EBOOK X ***"),
+        ("*** Start of the Project Gutenberg EBook X,\nby Y ***", "*** End of the Project Gutenberg EBook X ***"),
+        ("*** START OF THE PROJECT GUTENBERG EBOOK X ***",
+         "End of the Project Gutenberg EBook of X, by Y\n\n*** END OF THE PROJECT GUTENBERG EBOOK X ***"),
+        ("*** START OF THIS PROJECT GUTENBERG EBOOK X ***",
+         "End of Project Gutenberg's X, by Y\n\n*** END OF THIS PROJECT GUTENBERG EBOOK X ***"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_header_and_licence_go_whatever_the_spelling(tmp_path, start, end, newline):
+    path = tmp_path / "book.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + gutenberg(start, end, newline).encode())
+    assert corpus.strip_gutenberg(corpus.read_text(path)) == BODY
+
+
+def test_other_texts_are_left_alone():
+    assert corpus.strip_gutenberg("\n A text with *** in it. \n") == "A text with *** in it."
+
+
+def test_a_book_cut_short_is_refused():
+    with pytest.raises(ValueError, match="no END marker"):
+        corpus.strip_gutenberg("*** START OF THE PROJECT GUTENBERG EBOOK X ***\nCHAPTER I.")
+
+
+def test_gulliver_has_the_known_number_of_tokens(real_files):
+    gulliver = corpus.load_gulliver()
+    assert not gulliver.is_stand_in
+    assert len(gulliver.ids) == 144_937 and gulliver.tokenizer.vocab_size == 50_257
+    assert len(gulliver.ids.unique()) == 9_780
+    assert "\r" not in gulliver.text and "\ufeff" not in gulliver.text and "Gutenberg License" not in gulliver.text
+    train, test = gulliver.split()
+    assert (len(train), len(test)) == (130_443, 14_494)
+    assert gulliver.tokenizer.decode(gulliver.ids) == gulliver.text
+
+
+def test_counting_baselines_on_gulliver(real_files):
+    gulliver = corpus.load_gulliver()
+    losses = corpus.ngram_losses(*gulliver.split(), gulliver.tokenizer.vocab_size)
+    assert losses["unigram"] == pytest.approx(6.61, abs=0.05)
+    assert losses["bigram"] == pytest.approx(5.37, abs=0.05)
+
+
+def test_offline_text_and_tokenizer_say_what_they_are(offline, capsys):
+    corpus.load_tokenizer.cache_clear()
+    voyage = corpus.load_gulliver()
+    corpus.load_tokenizer.cache_clear()
+    assert voyage.is_stand_in and "Brass Yard" in voyage.title and voyage.tokenizer.vocab_size == 4096
+    said = capsys.readouterr().out
+    assert said.count("STAND-IN") == 2 and "Gulliver" in said and "50,257" in said
+    assert len(voyage.text.split()) > 8_000
+
+
+def test_course_tokenizer_is_lossless_on_any_text():
+    course = corpus.load_tokenizer("course")
+    for text in ("", "The Brass Yard", "naïve — “quotes” 北京 🚢\n\n\ttabs  ", "<|endoftext|>"):
+        assert course.decode(course.encode(text)) == text
+    assert course.vocab_size == 4096 and course.end_of_text == 4095
+    assert course.end_of_text not in course.encode("<|endoftext|>")
+    assert "".join(course.pieces("some words")) == "some words"
+    with pytest.raises(ValueError, match="knows 0 to 4095"):
+        course.decode([4096])
+    with pytest.raises(ValueError, match='"gpt2" or "course"'):
+        corpus.load_tokenizer("llama")
+
+
+def test_a_learners_own_text_goes_the_same_way(tmp_path):
+    own = tmp_path / "my letters.txt"
+    own.write_text("Dear friend,\r\nhow are you?\r\n" * 50, encoding="utf-8", newline="")
+    letters = corpus.load_text(own, "course")
+    assert letters.title == "my letters" and "\r" not in letters.text and letters.ids.dtype == torch.int64
+    (tmp_path / "empty.txt").write_text(" \n ")
+    with pytest.raises(ValueError, match="holds no text"):
+        corpus.load_text(tmp_path / "empty.txt", "course")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        corpus.load_text(tmp_path / "latin.txt", "course")
+    with pytest.raises(FileNotFoundError, match="nothing.txt"):
+        corpus.load_text(tmp_path / "nothing.txt", "course")
+
+
+def test_split_is_in_order_and_whole():
+    voyage = corpus.load_text(assets.DATA / "voyage.txt", "course")
+    train, test = voyage.split(0.25)
+    assert torch.equal(torch.cat([train, test]), voyage.ids)
+    assert len(test) / len(voyage.ids) == pytest.approx(0.25, abs=1e-3)
+    with pytest.raises(ValueError, match="test_share=1.5"):
+        voyage.split(1.5)
+
+
+def test_bits_per_byte_of_a_uniform_guess():
+    voyage = corpus.load_text(assets.DATA / "voyage.txt", "course")
+    expected = 12 * len(voyage.ids) / len(voyage.text.encode())  # 4,096 equal chances are 12 bits per token
+    assert voyage.bits_per_byte(math.log(4096), voyage.ids) == pytest.approx(expected)
+
+
+def test_batches_are_shifted_windows():
+    ids = torch.arange(1000)
+    x, y = corpus.random_batch(ids, 64, 20, torch.Generator().manual_seed(0))
+    assert x.shape == y.shape == (64, 20) and x.dtype == torch.int64
+    assert torch.equal(y, x + 1) and torch.equal(x - x[:, :1], torch.arange(20).expand(64, 20))
+    again, _ = corpus.random_batch(ids, 64, 20, torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    assert corpus.random_batch(ids, 2, 5, device="meta")[0].device.type == "meta"
+
+
+def test_every_window_can_be_drawn_and_none_beyond_the_end():
+    x, y = corpus.random_batch(torch.arange(12), 3000, 8, torch.Generator().manual_seed(0))
+    assert sorted(x[:, 0].unique().tolist()) == [0, 1, 2, 3] and y.max() == 11
+    x, y = corpus.random_batch(torch.arange(9), 2, 8)  # the shortest text that is long enough
+    assert torch.equal(y[0], torch.arange(1, 9))
+
+
+@pytest.mark.parametrize("length", [0, 5, 8])
+def test_a_text_shorter_than_a_sequence_is_named(length):
+    with pytest.raises(ValueError, match=f"has {length} tokens; sequences of 8 .* need at least 9"):
+        corpus.random_batch(torch.zeros(length, dtype=torch.int64), 4, 8)
+
+
+def test_ngram_losses_against_a_known_source():
+    rng = np.random.default_rng(0)
+    independent = torch.tensor(rng.choice(4, p=[0.5, 0.25, 0.125, 0.125], size=20_000))
+    losses = corpus.ngram_losses(independent[:15_000], independent[15_000:], 4)
+    entropy = 1.75 * math.log(2)
+    assert losses["unigram"] == pytest.approx(entropy, abs=0.02)
+    assert losses["bigram"] == pytest.approx(entropy, abs=0.02)
+    cycle = torch.arange(20_000) % 4
+    losses = corpus.ngram_losses(cycle[:15_000], cycle[15_000:], 4)
+    assert losses["unigram"] == pytest.approx(math.log(4), abs=0.01) and losses["bigram"] < 0.1
+    with pytest.raises(ValueError, match="at least 20 and 2"):
+        corpus.ngram_losses(cycle[:5], cycle[:5], 4)
