@@ -1,0 +1,98 @@
+"""Hugging Face's GPT-2 and Model 5: the same names, the same numbers, checked tensor by tensor (notebook 04)."""
+
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from helpers import assets
+from helpers.model import GPT, GPTConfig
+
+# Hugging Face stores these four as Conv1D, (inputs, outputs); nn.Linear stores (outputs, inputs).
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+# What GPT-2 is, as Hugging Face's configuration says it. Another value means another model than Model 5.
+EXPECTED = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+
+
+def from_huggingface(hf_model):
+    """transformers' GPT2LMHeadModel -> GPT with the same weights, on the same device and in the same type.
+
+    Raises TypeError for another kind of model, and ValueError that names every tensor that is missing, left over or of
+    another shape (both shapes are given), or a setting that Model 5 does not have.
+    """
+    if not isinstance(hf_model, GPT2LMHeadModel):
+        raise TypeError(
+            f"from_huggingface got a {type(hf_model).__name__}; a transformers GPT2LMHeadModel was expected."
+        )
+    hf = hf_model.config
+    for field, allowed in EXPECTED.items():
+        if getattr(hf, field) not in allowed:
+            raise ValueError(
+                f"{field}={getattr(hf, field)!r}: Model 5 is GPT-2, which has {' or '.join(map(repr, allowed))}."
+            )
+    if hf.n_inner not in (None, 4 * hf.n_embd):
+        raise ValueError(f"n_inner={hf.n_inner}: Model 5's MLP is 4 * n_embd = {4 * hf.n_embd} wide.")
+    fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon", "tie_word_embeddings")
+    with torch.device("meta"):
+        model = GPT(GPTConfig(**{field: getattr(hf, field) for field in fields}))
+    weight = hf_model.transformer.wte.weight
+    model = model.to_empty(device=weight.device).to(weight.dtype)
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.transformer.wte.weight  # to_empty() has separated them
+    copy_weights(hf_model.state_dict(), model)
+    return model.train(hf_model.training)
+
+
+def copy_weights(state, model):
+    """Copies a Hugging Face state dictionary into a GPT, after checking every name and shape both ways."""
+    own = model.state_dict()
+    # Old checkpoints also carry the causal mask as a buffer, which is not a weight.
+    state = {name: tensor for name, tensor in state.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    state = {name: tensor.T if name.endswith(TRANSPOSED) else tensor for name, tensor in state.items()}
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} has no place in Model 5" for name in state if name not in own]
+    problems += [
+        f"{name} has the shape {tuple(state[name].shape)}, Model 5's has {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ValueError(f"These weights do not fit Model 5 with {model.config}: {shown}.")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)  # own's tensors share their memory with the model's parameters
+
+
+def to_huggingface(model):
+    """GPT -> transformers' GPT2LMHeadModel with the same weights, for example to save with save_pretrained()."""
+    config = model.config
+    hf_model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size, n_positions=config.n_positions, n_embd=config.n_embd, n_layer=config.n_layer,
+            n_head=config.n_head, layer_norm_epsilon=config.layer_norm_epsilon,
+            tie_word_embeddings=config.tie_word_embeddings,
+            embd_pdrop=config.dropout, attn_pdrop=config.dropout, resid_pdrop=config.dropout,
+            bos_token_id=config.vocab_size - 1, eos_token_id=config.vocab_size - 1,
+        )
+    )
+    state = {name: tensor.T if name.endswith(TRANSPOSED) else tensor for name, tensor in model.state_dict().items()}
+    hf_model.load_state_dict(state)
+    return hf_model.train(model.training)
+
+
+def load_huggingface_gpt2(**settings):
+    """transformers' own GPT-2 small from the course's files, or the course's small GPT-2 with a visible line.
+
+    settings go to from_pretrained, such as attn_implementation="eager".
+    """
+    return AutoModelForCausalLM.from_pretrained(assets.gpt2_weights().path, local_files_only=True, **settings)
+
+
+def load_gpt2():
+    """Model 5 with OpenAI's weights, in evaluation mode; where they are not to be had, the course's small GPT-2, and
+    it says so."""
+    return from_huggingface(load_huggingface_gpt2()).eval()
