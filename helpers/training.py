@@ -1,0 +1,448 @@
+"""One training loop for a laptop and a GPU, with checkpoints (notebook 07).
+
+python -m helpers.training --out runs/gulliver            train on Gulliver's Travels
+python -m helpers.training --out runs/gulliver --resume   go on after Ctrl-C, with the losses of an uninterrupted run
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import math
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from helpers import assets, corpus, runtime
+from helpers.generation import generate
+from helpers.model import GPT, GPTConfig
+
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run does. The defaults are the course's full run: 500 batches of 16 x 256 tokens.
+
+    Optimizer and schedule follow GPT-3's paper (Brown et al. 2020, appendix B): AdamW, warm-up, cosine decay, clipping.
+    """
+
+    steps: int = 500  # batches, each followed by one update of the weights
+    batch_size: int = 16  # B, sequences per batch
+    context: int = 256  # T, tokens per sequence
+    learning_rate: float = 6e-4  # its highest value, reached after the warm-up
+    warmup_steps: int = 50  # the learning rate rises linearly
+    final_share: float = 0.1  # and then falls, as half a cosine, to this share of its highest value
+    weight_decay: float = 0.1  # for matrices only, not for biases and LayerNorms
+    clip_norm: float = 1.0  # the gradient is never longer than this
+    eval_every: int = 100  # steps between two measurements of the test loss (and two checkpoints)
+    eval_tokens: int = 50_000  # at most so many test tokens are measured
+    sample_every: int = 100  # steps between two samples of text
+    sample_tokens: int = 40
+    seed: int = 1337
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "context", "eval_every", "eval_tokens", "sample_every", "sample_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"TrainConfig({name}={value!r}): a whole number of at least 1 was expected.")
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"TrainConfig(learning_rate={self.learning_rate!r}): a number above 0 was expected, such as 6e-4."
+            )
+
+    def learning_rate_at(self, step):
+        """The learning rate of a step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * (
+            self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All numbers of one run size: which tokenizer, which model, how it is trained."""
+
+    tokenizer: str
+    model: GPTConfig
+    training: TrainConfig
+
+
+def recipe_for(size):
+    """The Recipe of a run size ("smoke", "laptop" or "full"). The sizes differ in numbers only; the code is the same.
+
+    Below full size the course's own tokenizer is used: with GPT-2's 50,257 tokens nearly all parameters and
+    most of the time of a small model would go into its embedding.
+    """
+    recipes = {
+        "smoke": Recipe(
+            "course",
+            GPTConfig(vocab_size=4096, n_positions=64, n_embd=64, n_layer=2, n_head=2),
+            TrainConfig(
+                steps=40, batch_size=8, context=64, learning_rate=4e-3, warmup_steps=5, eval_every=20, eval_tokens=4096,
+                sample_every=40, sample_tokens=20,
+            ),
+        ),
+        "laptop": Recipe(
+            "course",
+            GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4),
+            TrainConfig(context=128, learning_rate=3e-3),
+        ),
+        "full": Recipe("gpt2", GPTConfig(), TrainConfig()),
+    }
+    if size not in recipes:
+        raise ValueError(f"recipe_for({size!r}): one of {', '.join(recipes)} was expected.")
+    return recipes[size]
+
+
+@dataclass
+class History:
+    """What a run has measured. Losses are in nats per token; test_loss[i] was measured after test_step[i] steps."""
+
+    train_loss: list = field(default_factory=list)  # one per step
+    learning_rate: list = field(default_factory=list)  # one per step
+    test_step: list = field(default_factory=list)
+    test_loss: list = field(default_factory=list)
+    samples: list = field(default_factory=list)  # (step, text)
+    interrupted: bool = False
+
+    def as_arrays(self):
+        """The losses and learning rates as numpy arrays: {name: array}."""
+        return {
+            name: np.array(getattr(self, name)) for name in ("train_loss", "learning_rate", "test_step", "test_loss")
+        }
+
+    def save_csv(self, path):
+        """Writes one line per step. Line n is the state after n steps, so line 0 has a test loss only."""
+        test = dict(zip(self.test_step, self.test_loss))
+
+        def write(temporary):
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                rows.writerow(["step", "train_loss", "test_loss", "learning_rate"])
+                rows.writerow([0, "", test.get(0, ""), ""])
+                for step, (loss, rate) in enumerate(zip(self.train_loss, self.learning_rate), start=1):
+                    rows.writerow([step, loss, test.get(step, ""), rate])
+
+        assets.write_atomically(path, write)
+
+
+def make_optimizer(model, config):
+    """AdamW in one fused kernel; weight decay pulls on matrices, not on biases and LayerNorms."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def evaluate(model, ids, context, batch_size=16):
+    """The mean loss in nats per token over all of ids, (N,) int64, in windows of `context` tokens laid end to end."""
+    corpus.check_length(ids, 1)
+    device = next(model.parameters()).device
+    whole = (len(ids) - 1) // context * context
+    inputs, targets = (part.view(-1, context).split(batch_size) for part in (ids[:whole], ids[1 : whole + 1]))
+    windows = list(zip(inputs, targets)) if whole else []
+    if whole < len(ids) - 1:
+        windows.append((ids[None, whole:-1], ids[None, whole + 1 :]))
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), runtime.autocast(device):
+        total = sum(model(x.to(device), y.to(device)).item() * x.numel() for x, y in windows)
+    model.train(was_training)
+    return total / (len(ids) - 1)
+
+
+def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=None, progress=True):
+    """Trains a GPT in place, on the device where it is, and returns its History.
+
+    train_ids, test_ids: (N,) int64. out: a folder for checkpoint.pt and history.csv, written whole at every test and
+    at the end.
+    resume: go on from out's checkpoint; with the same config the losses are those of an uninterrupted run. steps and
+    what
+    is reported may differ, nothing else. tokenizer: to show samples of text. Interrupting (Ctrl-C, the stop button)
+    ends the
+    run after the current step, with its checkpoint written; a second interrupt stops at once.
+
+    A new run sets torch's seed to config.seed. Raises ValueError for data or a checkpoint that does not fit,
+    FileExistsError instead of
+    overwriting a checkpoint, and RuntimeError with advice when the device's memory is not enough.
+    """
+    _check_data(model, train_ids, test_ids, config)
+    device = next(model.parameters()).device
+    out = None if out is None else Path(out)
+    history = History()
+    optimizer = make_optimizer(model, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=runtime.compute_dtype(device) == torch.float16)
+    batches = torch.Generator().manual_seed(config.seed)
+    run = _Run(
+        model, optimizer, scaler, batches, history, config, hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
+    )
+    if resume:
+        run.load(out, device)
+    elif out is not None and (out / CHECKPOINT).exists():
+        raise FileExistsError(
+            f"{out / CHECKPOINT} exists already. Go on with resume=True, choose another folder, or delete it."
+        )
+    else:
+        runtime.seed_everything(config.seed)
+
+    def report(step):
+        if (step % config.eval_every == 0 or step == config.steps) and step not in history.test_step:
+            history.test_step.append(step)
+            history.test_loss.append(
+                evaluate(model, test_ids[: config.eval_tokens + 1], config.context, config.batch_size)
+            )
+        if (
+            tokenizer is not None
+            and (step % config.sample_every == 0 or step == config.steps)
+            and step not in dict(history.samples)
+        ):
+            history.samples.append((step, sample_text(model, tokenizer, config.sample_tokens, seed=config.seed)))
+            if progress:
+                tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
+
+    model.train()
+    first = len(history.train_loss)
+    bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress, mininterval=0.5)
+    with bar, _finish_step_when_interrupted() as interrupted:
+        try:
+            report(first)
+            for step in range(first, config.steps):
+                rate = config.learning_rate_at(step)
+                x, y = corpus.random_batch(train_ids, config.batch_size, config.context, batches, device)
+                history.train_loss.append(_update(model, optimizer, scaler, x, y, rate, config.clip_norm))
+                history.learning_rate.append(rate)
+                report(step + 1)
+                bar.update()
+                bar.set_postfix(
+                    train=f"{history.train_loss[-1]:.3f}", test=f"{history.test_loss[-1]:.3f}", refresh=False
+                )
+                if interrupted.is_set():
+                    break
+                if out is not None and (step + 1) % config.eval_every == 0:
+                    run.save(out)
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "allocate memory" not in str(error):
+                raise
+            raise RuntimeError(
+                f"{runtime.device_name(device)} has not enough memory for batches of {config.batch_size} x "
+                f"{config.context} tokens. Halve batch_size or context. A checkpoint written earlier is whole."
+            ) from None
+    history.interrupted = interrupted.is_set() and len(history.train_loss) < config.steps
+    if out is not None:
+        run.save(out)
+    if history.interrupted:
+        advice = (
+            f"Saved in {out}; go on with resume=True (on the command line: --resume)."
+            if out
+            else "Nothing was saved: no folder was given."
+        )
+        tqdm.write(f"Stopped after {len(history.train_loss)} of {config.steps} steps. {advice}")
+    return history
+
+
+def _update(model, optimizer, scaler, x, y, rate, clip_norm):
+    """One step: loss, gradient, clipping, update. Returns the loss before the update, in nats per token."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with runtime.autocast(x.device):
+        loss = model(x, y)
+    scaler.scale(loss).backward()  # the scaler does nothing unless the matrices are float16
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(
+            f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Train with a lower learning_rate."
+        )
+    return loss.item()
+
+
+def _check_data(model, train_ids, test_ids, config):
+    for name, ids, context in (("train_ids", train_ids, config.context), ("test_ids", test_ids, 1)):
+        if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device.type != "cpu":
+            raise ValueError(
+                f"{name}: {tuple(ids.shape)}, {ids.dtype}, on {ids.device}; "
+                "one sequence (N,) of torch.int64 on the CPU was expected."
+            )
+        corpus.check_length(ids, context)
+        if ids.min() < 0 or ids.max() >= model.config.vocab_size:
+            raise ValueError(
+                f"{name} run from {ids.min()} to {ids.max()}; the model knows 0 to {model.config.vocab_size - 1}. "
+                "Give GPTConfig the tokenizer's vocab_size."
+            )
+    if config.context > model.config.n_positions:
+        raise ValueError(
+            f"context={config.context}: the model reads at most n_positions={model.config.n_positions} tokens."
+        )
+
+
+def sample_text(model, tokenizer, tokens, prompt="\n", seed=0, **sampling):
+    """A text that the model continues from a prompt; the prompt is part of the result. sampling: temperature, top_k,
+    top_p."""
+    device = next(model.parameters()).device
+    ids = tokenizer.encode(prompt)[None].to(device)  # (T,) -> (1, T)
+    with runtime.autocast(device):
+        ids = generate(model, ids, tokens, generator=torch.Generator().manual_seed(seed), **sampling)
+    return tokenizer.decode(ids[0])
+
+
+@contextlib.contextmanager
+def _finish_step_when_interrupted():
+    """Yields an event that Ctrl-C sets, so that no update of the weights is left half done."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield interrupted
+        return
+
+    def remember(signum, frame):
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class _Run:
+    """Everything that a checkpoint holds."""
+
+    model: GPT
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    batches: torch.Generator
+    history: History
+    config: TrainConfig
+    data: str  # sha256 of the training tokens
+
+    def save(self, out):
+        state = {
+            "model_config": asdict(self.model.config),
+            "train_config": asdict(self.config),
+            "data": self.data,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "batches": self.batches.get_state(),
+            "dropout": torch.get_rng_state(),
+            "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "history": asdict(self.history),
+        }
+        assets.write_atomically(Path(out) / CHECKPOINT, lambda path: torch.save(state, path))
+        self.history.save_csv(Path(out) / HISTORY)
+
+    def load(self, out, device):
+        if out is None:
+            raise ValueError("resume=True needs out=, the folder of the run that goes on.")
+        state = load_checkpoint(out)
+        changeable = ("steps", "eval_every", "eval_tokens", "sample_every", "sample_tokens")
+        then, now = TrainConfig(**state["train_config"]), self.config
+        then = replace(then, **{name: getattr(now, name) for name in changeable})
+        for before, given in ((GPTConfig(**state["model_config"]), self.model.config), (then, now)):
+            differing = [f.name for f in fields(given) if getattr(before, f.name) != getattr(given, f.name)]
+            if differing:
+                was, is_now = ({name: getattr(c, name) for name in differing} for c in (before, given))
+                raise ValueError(
+                    f"{out / CHECKPOINT} was made with {was}, this run has {is_now}. Use the same, or another folder."
+                )
+        if state["data"] != self.data:
+            raise ValueError(
+                f"{out / CHECKPOINT} was trained on another text, split or tokenizer. Use the same, or another folder."
+            )
+        if len(state["history"]["train_loss"]) > now.steps:
+            done = len(state["history"]["train_loss"])
+            raise ValueError(f"{out / CHECKPOINT} has {done} steps already; steps={now.steps} was asked for.")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.set_state(state["batches"])
+        torch.set_rng_state(state["dropout"])
+        if device.type == "cuda" and len(state["dropout_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["dropout_cuda"])
+        for name, value in state["history"].items():
+            setattr(self.history, name, value)
+
+
+def load_checkpoint(out):
+    """A run's checkpoint as a dictionary, on the CPU. Raises FileNotFoundError, or ValueError for a damaged file."""
+    path = Path(out) / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path} to resume from. Train without resume first, or correct the folder."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}) and cannot be resumed. Delete it and train again."
+        ) from error
+
+
+def load_trained(out):
+    """The GPT of a run's checkpoint, in evaluation mode."""
+    state = load_checkpoint(out)
+    model = GPT(GPTConfig(**state["model_config"]))
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def main(arguments=None):
+    """The command line. Returns the exit status: 0, 1 after an error, or 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.training",
+        description="Trains a GPT on Gulliver's Travels or on a text of yours. Ctrl-C saves; --resume goes on.",
+    )
+    add = parser.add_argument
+    add("--out", default="runs/gulliver", metavar="DIR", help="for checkpoint and history (default: %(default)s)")
+    add("--resume", action="store_true", help="go on from the checkpoint in DIR, with its size, seed and steps")
+    add("--size", choices=runtime.RUN_SIZES, help="smoke: seconds; laptop: minutes; full: GPT-2 small, for a GPU")
+    add("--steps", type=int, help="batches to train on (default: the size's)")
+    add("--seed", type=int, help="seed of the weights and of the batches (default: 1337)")
+    add("--text", metavar="FILE", help="a text file of your own instead of Gulliver's Travels")
+    given = parser.parse_args(arguments)
+    if given.resume and (given.size or given.seed is not None):
+        parser.error("--resume goes on with the run's own size and seed: leave out --size and --seed")
+    chosen = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
+
+    try:
+        if given.resume:
+            saved = load_checkpoint(given.out)
+            shape, config = GPTConfig(**saved["model_config"]), TrainConfig(**saved["train_config"])
+            tokenizer = corpus.tokenizer_for(shape.vocab_size)
+        else:
+            recipe = recipe_for(given.size or runtime.run_size())
+            shape, config, tokenizer = recipe.model, recipe.training, corpus.load_tokenizer(recipe.tokenizer)
+        config = replace(config, **chosen)
+        text = corpus.load_text(given.text, tokenizer) if given.text else corpus.load_gulliver(tokenizer)
+        train_ids, test_ids = text.split()
+        runtime.seed_everything(config.seed)
+        model = GPT(replace(shape, vocab_size=tokenizer.vocab_size)).to(runtime.best_device())
+        size = sum(parameter.numel() for parameter in model.parameters())
+        print(f"{text.title}: {len(train_ids):,} training and {len(test_ids):,} test tokens; {size:,} parameters")
+        history = train(model, train_ids, test_ids, config, given.out, given.resume, tokenizer)
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    bits = text.bits_per_byte(history.test_loss[-1], test_ids)
+    print(f"test loss {history.test_loss[-1]:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
+    return 130 if history.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

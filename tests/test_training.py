@@ -1,0 +1,294 @@
+"""The training loop: it learns, it resumes to the last bit, it stops cleanly, and says what is wrong."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import assets, corpus, runtime, training
+from helpers.model import GPT, GPTConfig
+from helpers.training import CHECKPOINT, HISTORY, TrainConfig
+
+MODEL = GPTConfig(vocab_size=64, n_positions=16, n_embd=32, n_layer=2, n_head=2, dropout=0.1)
+CONFIG = TrainConfig(
+    steps=12, batch_size=4, context=16, learning_rate=1e-2, warmup_steps=3, eval_every=4, sample_every=4,
+    sample_tokens=3,
+)
+TRAIN = torch.arange(2000) * 7 % 64
+TEST = torch.arange(301) * 7 % 64
+
+
+def new_model():
+    torch.manual_seed(1)
+    return GPT(MODEL)
+
+
+def train(config=CONFIG, model=None, **settings):
+    model = model or new_model()
+    return model, training.train(model, TRAIN, TEST, config, progress=False, **settings)
+
+
+def weights(model):
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+
+def test_it_learns_and_history_is_complete(tmp_path):
+    config = replace(CONFIG, steps=60, learning_rate=3e-2)
+    model, history = train(config, out=tmp_path)
+    assert history.test_loss[0] == pytest.approx(math.log(64), abs=0.3)
+    assert history.test_loss[-1] < 1.0  # the sequence is a rule: it can be learned
+    arrays = history.as_arrays()
+    assert arrays["train_loss"].shape == (60,) and arrays["test_step"].tolist() == list(range(0, 61, 4))
+    with open(tmp_path / HISTORY, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 61 and [float(row["train_loss"]) for row in rows[1:]] == history.train_loss
+    assert {int(row["step"]): float(row["test_loss"]) for row in rows if row["test_loss"]} == dict(
+        zip(history.test_step, history.test_loss)
+    )
+    assert torch.equal(weights(training.load_trained(tmp_path)), weights(model))
+
+
+def test_the_same_seed_gives_the_same_run():
+    (a, first), (b, second) = train(), train()
+    assert first.train_loss == second.train_loss and torch.equal(weights(a), weights(b))
+    assert train(replace(CONFIG, seed=5))[1].train_loss != first.train_loss
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, monkeypatch, stop):
+    whole_model, whole = train(out=tmp_path / "whole")
+    steps, real = 0, training._update
+
+    def interrupted_update(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_update", interrupted_update)
+    _, part = train(out=tmp_path / "part")
+    assert part.interrupted and len(part.train_loss) == stop
+    monkeypatch.setattr(training, "_update", real)
+    torch.manual_seed(999)  # the state of the new process does not matter
+    model, history = train(model=GPT(MODEL), out=tmp_path / "part", resume=True)
+    assert not history.interrupted
+    assert history.train_loss == whole.train_loss
+    assert history.test_loss == whole.test_loss and history.test_step == whole.test_step
+    assert torch.equal(weights(model), weights(whole_model))
+    assert (tmp_path / "part" / HISTORY).read_text() == (tmp_path / "whole" / HISTORY).read_text()
+
+
+def test_sampling_text_on_the_way_changes_no_loss():
+    tokenizer = corpus.load_tokenizer("course")
+    model, ids = replace(MODEL, vocab_size=tokenizer.vocab_size), torch.arange(500)
+    losses = []
+    for shown in (None, tokenizer):
+        torch.manual_seed(1)
+        history = training.train(GPT(model), ids, ids[:50], CONFIG, tokenizer=shown, progress=False)
+        losses.append(history.train_loss)
+    assert losses[0] == losses[1]
+    assert [step for step, _ in history.samples] == [0, 4, 8, 12] and all(text for _, text in history.samples)
+
+
+def test_a_longer_run_may_resume_but_another_one_may_not(tmp_path):
+    train(out=tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    for wrong, said in (
+        ({"config": replace(CONFIG, learning_rate=1e-3)}, "learning_rate"),
+        ({"model": GPT(replace(MODEL, n_embd=64))}, "'n_embd': 32.*'n_embd': 64"),
+        ({"config": replace(CONFIG, steps=3)}, "12 steps already"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train(out=tmp_path, resume=True, **wrong)
+    with pytest.raises(ValueError, match="another text"):
+        training.train(new_model(), TRAIN[:-1], TEST, CONFIG, tmp_path, resume=True, progress=False)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        train(out=tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    _, history = train(replace(CONFIG, steps=20), out=tmp_path, resume=True)
+    assert len(history.train_loss) == 20 and history.test_step[-1] == 20
+
+
+def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no .*checkpoint.pt to resume from"):
+        train(out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="needs out="):
+        train(resume=True)
+    train(out=tmp_path)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="damaged"):
+        train(out=tmp_path, resume=True)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    train(out=tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def half(state, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(training.torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        train(replace(CONFIG, steps=20), out=tmp_path, resume=True)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0, final_share=0.1)
+    rates = [config.learning_rate_at(step) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
+    assert np.all(np.diff(rates[10:]) < 0)
+
+
+def test_weight_decay_is_for_matrices_and_the_kernel_is_fused():
+    optimizer = training.make_optimizer(new_model(), CONFIG)
+    decayed, plain = optimizer.param_groups
+    assert all(p.ndim == 2 for p in decayed["params"]) and all(p.ndim == 1 for p in plain["params"])
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (CONFIG.weight_decay, 0.0) and decayed["fused"]
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(new_model().parameters()))
+
+
+def test_one_step_is_adamw_on_the_clipped_gradient():
+    model, twin = new_model().eval(), new_model().eval()
+    x, y = corpus.random_batch(TRAIN, 4, 16, torch.Generator().manual_seed(0))
+    optimizer = training.make_optimizer(model, CONFIG)
+    loss = training._update(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), x, y, 0.01, 0.5)
+    expected = twin(x, y)
+    expected.backward()
+    assert loss == pytest.approx(expected.item())
+    torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+    for mine, other in zip(model.parameters(), twin.parameters()):
+        decay = 0.01 * CONFIG.weight_decay if other.ndim == 2 else 0.0
+        first_step = 0.01 * other.grad / (other.grad.abs() + 1e-8)  # Adam's first step has the size of the rate
+        torch.testing.assert_close(mine, other * (1 - decay) - first_step, atol=2e-5, rtol=1e-4)
+        assert mine.grad is None
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 18, 200])
+def test_evaluation_covers_every_token_once(length):
+    model = GPT(replace(MODEL, n_positions=300)).eval()
+    ids = TEST[:length]
+    starts = range(0, length - 1, 16)
+    windows = [(ids[None, i : i + 16][:, : length - 1 - i], ids[None, i + 1 : i + 17]) for i in starts]
+    total = sum(model(x, y).item() * y.numel() for x, y in windows)
+    model.train()
+    assert training.evaluate(model, ids, 16, 3) == pytest.approx(total / (length - 1), rel=1e-5)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "train_ids, said",
+    [
+        (TRAIN[:10], "has 10 tokens; sequences of 16"),
+        (TRAIN[:0], "has 0 tokens"),
+        (TRAIN + 1, "run from 1 to 64; the model knows 0 to 63"),
+        (TRAIN.float(), "torch.float32"),
+        (TRAIN[None], r"\(1, 2000\)"),
+    ],
+)
+def test_data_that_does_not_fit_is_named(train_ids, said):
+    with pytest.raises(ValueError, match=said):
+        training.train(new_model(), train_ids, TEST, CONFIG, progress=False)
+
+
+def test_settings_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="context=32"):
+        train(replace(CONFIG, context=32))
+    with pytest.raises(ValueError, match="steps=0"):
+        replace(CONFIG, steps=0)
+    with pytest.raises(ValueError, match="learning_rate=-1"):
+        replace(CONFIG, learning_rate=-1)
+    with pytest.raises(ValueError, match="smoke, laptop, full"):
+        training.recipe_for("huge")
+
+
+def test_a_loss_that_explodes_is_reported(monkeypatch):
+    model = new_model()
+    with torch.no_grad():
+        model.transformer.wte.weight[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train(model=model)
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to", "DefaultCPUAllocator: can't allocate memory"])
+def test_too_little_memory_gives_advice(message):
+    model = new_model()
+
+    def full(module, inputs):
+        raise RuntimeError(message)
+
+    model.transformer.h[0].mlp.register_forward_pre_hook(full)
+    with pytest.raises(RuntimeError, match="not enough memory for batches of 4 x 16 tokens. Halve"):
+        train(replace(CONFIG, eval_every=4), model=model)
+
+
+def test_recipes_fit_together():
+    for size in runtime.RUN_SIZES:
+        recipe = training.recipe_for(size)
+        assert recipe.training.context <= recipe.model.n_positions
+    full = training.recipe_for("full")
+    assert full.model == GPTConfig() and full.training == TrainConfig()
+    default = TrainConfig()
+    assert (default.steps, default.batch_size, default.context, default.eval_every) == (500, 16, 256, 100)
+
+
+def test_full_size_constructs_and_takes_a_step():
+    torch.manual_seed(0)
+    model = GPT(training.recipe_for("full").model)
+    ids = torch.randint(50257, (200,))
+    config = replace(training.recipe_for("full").training, steps=1, batch_size=1, context=32)
+    before = model.transformer.h[11].mlp.c_proj.weight.clone()
+    history = training.train(model, ids, ids[:33], config, progress=False)
+    assert history.train_loss[0] == pytest.approx(math.log(50257), abs=0.5)
+    assert not torch.equal(model.transformer.h[11].mlp.c_proj.weight, before)
+
+
+def run(*arguments, **settings):
+    command = [sys.executable, "-m", "helpers.training", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=assets.ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
+def test_command_line_stops_at_ctrl_c_and_resumes(tmp_path):
+    text = assets.DATA / "voyage.txt"
+    running = run("--out", tmp_path, "--size", "smoke", "--steps", 3000, "--text", text)
+    while not (tmp_path / CHECKPOINT).exists() and running.poll() is None:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, out + err
+    assert "go on with" in out + err and "--resume" in out + err
+    done = len(training.load_checkpoint(tmp_path)["history"]["train_loss"])
+    out, err = run("--out", tmp_path, "--resume", "--steps", done + 5, "--text", text).communicate(timeout=60)
+    assert "bits per byte" in out, out + err
+    history = training.load_checkpoint(tmp_path)["history"]
+    assert len(history["train_loss"]) == done + 5
+
+
+def test_command_line_errors_are_one_line(tmp_path, capsys):
+    assert training.main(["--out", str(tmp_path), "--resume"]) == 1
+    assert "to resume from" in capsys.readouterr().err
+    assert training.main(["--out", str(tmp_path), "--size", "smoke", "--text", str(tmp_path / "none.txt")]) == 1
+    assert "none.txt" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        training.main(["--resume", "--seed", "3"])
+
+
+def test_configurations_survive_a_checkpoint(tmp_path):
+    train(out=tmp_path)
+    state = training.load_checkpoint(tmp_path)
+    assert state["train_config"] == asdict(CONFIG) and GPTConfig(**state["model_config"]) == MODEL
