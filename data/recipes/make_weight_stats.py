@@ -1,0 +1,66 @@
+"""Computes the statistics of the real GPT-2 small that ship with the course: data/gpt2_weight_stats.json.
+
+    COURSE_ASSETS=folder python data/recipes/make_weight_stats.py
+
+The folder needs gpt2-small/attention_fp16.safetensors: OpenAI's GPT-2 small (MIT licence) under Hugging Face's names,
+in float16,
+without the token embedding and the MLP matrices. Only histograms and summaries are stored, no weights.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from helpers import assets, weights  # noqa: E402
+
+SOURCE = "gpt2-small/attention_fp16.safetensors"
+
+
+def rounded(value):
+    """Six significant digits are enough for every figure, and keep the file small."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def parts(name, tensor):
+    """A stored tensor under the names of the statistics: the fused c_attn also as Q, K and V."""
+    name = name.removeprefix("transformer.")
+    yield name, tensor
+    if ".c_attn." in name:
+        # Hugging Face's Conv1D is (inputs, outputs): transposed, a matrix is as nn.Linear stores it.
+        for letter, part in weights.split_qkv(tensor.T if tensor.ndim == 2 else tensor).items():
+            yield name.replace("c_attn", f"c_attn.{letter}"), part
+
+
+def main():
+    folder = assets.assets_folder()
+    if folder is None or not (folder / SOURCE).is_file():
+        raise SystemExit(f"This recipe needs {SOURCE} in the folder that COURSE_ASSETS names.")
+    tensors = {}
+    with safe_open(folder / SOURCE, "pt") as file:
+        for stored in sorted(file.keys()):
+            for name, tensor in parts(stored, file.get_tensor(stored)):
+                spread = 0.5 if tensor.ndim == 2 else 2.0
+                bars = weights.histogram(tensor, -spread, spread, 100)
+                tensors[name] = {**weights.summarise(tensor), "histogram": bars}
+    record = {
+        "model": "GPT-2 small (124M, OpenAI)",
+        "source": "float16 export of OpenAI's weights; token embedding and MLP matrices are not in it",
+        "sha256": assets.sha256(folder / SOURCE),
+        "tensors": rounded(tensors),
+    }
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.pop("tensors").items())
+    text = json.dumps(record, indent=0)[:-2] + ',\n"tensors": {\n' + lines + "\n}\n}\n"
+    json.loads(text)
+    target = assets.DATA / "gpt2_weight_stats.json"
+    assets.write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"{len(tensors)} tensors -> {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
