@@ -169,9 +169,8 @@ def load_gulliver(tokenizer="gpt2"):
 def random_batch(ids, batch_size, context, generator=None, device=None):
     """A random batch: inputs X and targets Y, both (B, T) int64, Y being X moved on by one token.
 
-    ids (N,) int64; context is T. Every start from 0 to N - T - 1 is equally likely, and no data set is built: the
-    positions
-    come from adding a column of starts to a row of offsets. device: where X and Y go (default: where ids are).
+    ids (N,) int64; context is T. Every start from 0 to N - T - 1 is equally likely, and no data set is built: a column
+    of starts plus a row of offsets gives all positions. device: where X and Y go (default: where ids are).
     Raises ValueError when the text is empty or too short for one sequence and its targets.
     """
     check_length(ids, context)

@@ -62,9 +62,8 @@ class TrainConfig:
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (
-            self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-        )
+        share = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * share
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,8 @@ class History:
 
     def as_arrays(self):
         """The losses and learning rates as numpy arrays: {name: array}."""
-        return {
-            name: np.array(getattr(self, name)) for name in ("train_loss", "learning_rate", "test_step", "test_loss")
-        }
+        names = ("train_loss", "learning_rate", "test_step", "test_loss")
+        return {name: np.array(getattr(self, name)) for name in names}
 
     def save_csv(self, path):
         """Writes one line per step. Line n is the state after n steps, so line 0 has a test loss only."""
@@ -165,17 +163,14 @@ def evaluate(model, ids, context, batch_size=16):
 def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=None, progress=True):
     """Trains a GPT in place, on the device where it is, and returns its History.
 
-    train_ids, test_ids: (N,) int64. out: a folder for checkpoint.pt and history.csv, written whole at every test and
-    at the end.
-    resume: go on from out's checkpoint; with the same config the losses are those of an uninterrupted run. steps and
-    what
-    is reported may differ, nothing else. tokenizer: to show samples of text. Interrupting (Ctrl-C, the stop button)
-    ends the
-    run after the current step, with its checkpoint written; a second interrupt stops at once.
-
-    A new run sets torch's seed to config.seed. Raises ValueError for data or a checkpoint that does not fit,
-    FileExistsError instead of
-    overwriting a checkpoint, and RuntimeError with advice when the device's memory is not enough.
+    train_ids, test_ids: (N,) int64. tokenizer: to show samples of text on the way.
+    out: a folder for checkpoint.pt and history.csv, written whole at every test and at the end.
+    resume: go on from out's checkpoint. With the same config the losses are those of an uninterrupted run; only steps
+    and what is reported may differ. A new run sets torch's seed to config.seed.
+    Interrupting (Ctrl-C, the stop button) ends the run after the current step and writes the checkpoint; a second
+    interrupt stops at once.
+    Raises ValueError for data or a checkpoint that does not fit, FileExistsError instead of overwriting a checkpoint,
+    FloatingPointError when the loss is not finite, RuntimeError with advice when the device's memory is not enough.
     """
     _check_data(model, train_ids, test_ids, config)
     device = next(model.parameters()).device
@@ -184,29 +179,25 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=runtime.compute_dtype(device) == torch.float16)
     batches = torch.Generator().manual_seed(config.seed)
-    run = _Run(
-        model, optimizer, scaler, batches, history, config, hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
-    )
+    data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
+    run = _Run(model, optimizer, scaler, batches, history, config, data)
     if resume:
         run.load(out, device)
     elif out is not None and (out / CHECKPOINT).exists():
-        raise FileExistsError(
-            f"{out / CHECKPOINT} exists already. Go on with resume=True, choose another folder, or delete it."
-        )
+        raise FileExistsError(f"{out / CHECKPOINT} exists already. Resume it, choose another folder, or delete it.")
     else:
         runtime.seed_everything(config.seed)
 
+    measured = test_ids[: config.eval_tokens + 1]
+
+    def due(step, every, done):
+        return (step % every == 0 or step == config.steps) and step not in done
+
     def report(step):
-        if (step % config.eval_every == 0 or step == config.steps) and step not in history.test_step:
+        if due(step, config.eval_every, history.test_step):
+            history.test_loss.append(evaluate(model, measured, config.context, config.batch_size))
             history.test_step.append(step)
-            history.test_loss.append(
-                evaluate(model, test_ids[: config.eval_tokens + 1], config.context, config.batch_size)
-            )
-        if (
-            tokenizer is not None
-            and (step % config.sample_every == 0 or step == config.steps)
-            and step not in dict(history.samples)
-        ):
+        if tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
             history.samples.append((step, sample_text(model, tokenizer, config.sample_tokens, seed=config.seed)))
             if progress:
                 tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
@@ -224,10 +215,9 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                 history.learning_rate.append(rate)
                 report(step + 1)
                 bar.update()
-                bar.set_postfix(
-                    train=f"{history.train_loss[-1]:.3f}", test=f"{history.test_loss[-1]:.3f}", refresh=False
-                )
-                if interrupted.is_set():
+                losses = {"train": f"{history.train_loss[-1]:.3f}", "test": f"{history.test_loss[-1]:.3f}"}
+                bar.set_postfix(losses, refresh=False)
+                if interrupted.is_set() or step + 1 == config.steps:
                     break
                 if out is not None and (step + 1) % config.eval_every == 0:
                     run.save(out)
@@ -242,11 +232,8 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     if out is not None:
         run.save(out)
     if history.interrupted:
-        advice = (
-            f"Saved in {out}; go on with resume=True (on the command line: --resume)."
-            if out
-            else "Nothing was saved: no folder was given."
-        )
+        advice = f"Saved in {out}; go on with resume=True (on the command line: --resume)."
+        advice = advice if out else "Nothing was saved: no folder was given."
         tqdm.write(f"Stopped after {len(history.train_loss)} of {config.steps} steps. {advice}")
     return history
 
@@ -264,9 +251,7 @@ def _update(model, optimizer, scaler, x, y, rate, clip_norm):
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     if not math.isfinite(loss.item()):
-        raise FloatingPointError(
-            f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Train with a lower learning_rate."
-        )
+        raise FloatingPointError(f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Lower it.")
     return loss.item()
 
 
@@ -284,14 +269,11 @@ def _check_data(model, train_ids, test_ids, config):
                 "Give GPTConfig the tokenizer's vocab_size."
             )
     if config.context > model.config.n_positions:
-        raise ValueError(
-            f"context={config.context}: the model reads at most n_positions={model.config.n_positions} tokens."
-        )
+        raise ValueError(f"context={config.context}: the model reads at most {model.config.n_positions} (n_positions).")
 
 
 def sample_text(model, tokenizer, tokens, prompt="\n", seed=0, **sampling):
-    """A text that the model continues from a prompt; the prompt is part of the result. sampling: temperature, top_k,
-    top_p."""
+    """The prompt and what the model makes of it, as text. sampling: temperature, top_k, top_p for generate()."""
     device = next(model.parameters()).device
     ids = tokenizer.encode(prompt)[None].to(device)  # (T,) -> (1, T)
     with runtime.autocast(device):
@@ -358,13 +340,9 @@ class _Run:
             differing = [f.name for f in fields(given) if getattr(before, f.name) != getattr(given, f.name)]
             if differing:
                 was, is_now = ({name: getattr(c, name) for name in differing} for c in (before, given))
-                raise ValueError(
-                    f"{out / CHECKPOINT} was made with {was}, this run has {is_now}. Use the same, or another folder."
-                )
+                raise ValueError(f"{out / CHECKPOINT} was made with {was}, this run has {is_now}. Use the same.")
         if state["data"] != self.data:
-            raise ValueError(
-                f"{out / CHECKPOINT} was trained on another text, split or tokenizer. Use the same, or another folder."
-            )
+            raise ValueError(f"{out / CHECKPOINT} was trained on another text, split or tokenizer. Use the same.")
         if len(state["history"]["train_loss"]) > now.steps:
             done = len(state["history"]["train_loss"])
             raise ValueError(f"{out / CHECKPOINT} has {done} steps already; steps={now.steps} was asked for.")
@@ -383,15 +361,11 @@ def load_checkpoint(out):
     """A run's checkpoint as a dictionary, on the CPU. Raises FileNotFoundError, or ValueError for a damaged file."""
     path = Path(out) / CHECKPOINT
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {path} to resume from. Train without resume first, or correct the folder."
-        )
+        raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}) and cannot be resumed. Delete it and train again."
-        ) from error
+        raise ValueError(f"{path} is damaged ({type(error).__name__}). Delete it and train again.") from error
 
 
 def load_trained(out):

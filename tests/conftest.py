@@ -6,6 +6,7 @@ import torch
 from helpers import assets
 from helpers.model import GPT, GPTConfig
 
+torch.set_num_threads(1)  # tiny tensors: sharing them out costs more than it gives
 TINY = GPTConfig(vocab_size=101, n_positions=16, n_embd=32, n_layer=3, n_head=4)
 
 
