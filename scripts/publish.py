@@ -47,12 +47,13 @@ def with_address(text: str, address: str, previous: str) -> str:
 
 
 def with_setup_cell(notebook: str, path: Path, setup: str) -> str:
-    """The notebook's JSON text with `setup` as the source of its cell "setup"."""
+    """The notebook's JSON text with `setup` as the source of its cell "setup", folded away in JupyterLab and Colab."""
     content = json.loads(notebook)
     cells = [cell for cell in content["cells"] if cell.get("id") == "setup"]
     if len(cells) != 1:
         raise ValueError(f'{path.name} needs exactly one cell with the id "setup", and has {len(cells)}')
     cells[0]["source"] = setup.splitlines(keepends=True)
+    cells[0]["metadata"] = {"cellView": "form", "jupyter": {"source_hidden": True}}
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 

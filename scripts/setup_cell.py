@@ -1,4 +1,5 @@
-# Setup: find the course's files, install the few small packages that are missing, say what this machine is.
+# @title Setup: run this cell first
+# It finds the course's files, installs the few small packages that are missing, and says what this machine is.
 import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
