@@ -1,22 +1,38 @@
 """The ledger: what you will often read about GPT-2, what a notebook measured, and whether it holds."""
 
+import json
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 
 VERDICTS = ("holds", "does not hold", "depends", "unmeasured here", "to come")
 MIME = "application/vnd.gpt2-course.claims+json"  # readable by a program from the notebook's stored output
 
+# Rows that somebody measured on the real GPT-2: scripts/claims_table.py --record writes them.
+RECORD = Path(__file__).resolve().parent.parent / "data" / "measurements" / "claims.json"
+
 # "You will often read that ..." The numbers are those of the README's table.
 STATEMENTS = {
+    1: "d_k in the attention formula is the size of the embedding.",
+    2: "One fused QKV matrix gives the same numbers as three separate ones, and is faster.",
     3: "torchinfo reports 163M parameters for GPT-2 small; without the 38M of the tied unembedding that is 124M.",
     4: "Adding up named_parameters() gives 163M.",
     5: "lm_head.weight = nn.Parameter(wte.weight) ties the embedding and the unembedding.",
+    9: "GPT-2's four sizes have 124M, 355M, 774M and 1.5B parameters.",
+    10: "Attention holds 22, 28, 30 and 31 % of the four sizes' parameters, the MLPs 45, 56, 60 and 63 %.",
+    11: "The MLPs have about twice as many parameters as attention.",
+    12: "LayerNorm is less than 0.01 % of the model.",
+    13: "LayerNorm has tens of thousands to about 100,000 parameters.",
+    14: "The embeddings have the same size in all versions of GPT-2.",
+    15: "LayerNorm has as many weights as biases; the whole model does not.",
+    16: "Filtering names by “attn” or “attention”, “mlp” or “fc”, and “ln” sorts the parameters correctly.",
     21: "Gulliver's Travels, cleaned, is about 158,000 tokens.",
     22: "An untrained GPT-2 repeats its last token: “ions ions ions”.",
     23: "The loss falls fast and converges early, within a few hundred batches.",
     24: "Random sampling may miss, repeat or weight regions of the text unevenly.",
     26: "A test set at the end of the book biases the test loss.",
     28: "Sharing the embedding with the unembedding improves generalisation.",
+    29: "When blocks are added, attention and MLP grow linearly and the embeddings stay the same.",
     30: "Sampling at random is harmless for text but dangerous for small data, as in biomedicine.",
 }
 
@@ -33,6 +49,12 @@ class Claim:
     condition: str = ""
 
 
+def recorded(number):
+    """The recorded row of a claim that needs GPT-2's real weights, with its date, or None."""
+    rows = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    return rows.get(str(number))
+
+
 class Ledger:
     """The claims of one notebook: add() each where it is measured, show() the table at the end."""
 
@@ -42,6 +64,7 @@ class Ledger:
     def add(self, number, measured, measured_on, verdict, condition=""):
         """Adds a row. verdict: one of VERDICTS, or a bool for holds / does not hold. "depends" needs its condition.
 
+        A row that is "unmeasured here" shows the recorded measurement and its origin beside it, if there is one.
         Raises ValueError for an unknown number, a second row of the same number, or a verdict that is none.
         """
         verdict = {True: "holds", False: "does not hold"}.get(verdict, verdict)
@@ -53,6 +76,9 @@ class Ledger:
             raise ValueError(f"verdict={verdict!r}: one of {', '.join(VERDICTS)} was expected.")
         if verdict == "depends" and not condition:
             raise ValueError(f"Claim {number} depends, but on what? Give the condition.")
+        if verdict == "unmeasured here" and (row := recorded(number)):
+            measured = f"{measured}. Recorded: {row['measured']}"
+            condition = f"recorded on {row['measured_on']}, {row['date']}: {row['verdict']} {row['condition']}".strip()
         self.claims.append(Claim(number, STATEMENTS[number], measured, measured_on, verdict, condition))
 
     def show(self):
