@@ -1,0 +1,204 @@
+"""Every figure of the course. Each function draws one figure, shows it and returns its axes.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; letters are readable when
+projected.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+
+
+def new_figure(columns=1, rows=1, width=9.0, height=4.5):
+    """A white figure with large letters. Returns the axes, or an array of them."""
+    sns.set_theme(style="whitegrid", context="talk", palette=COLOURS, font_scale=0.8)
+    _, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", facecolor="white")
+    return axes
+
+
+def finish(axes, title=None, xlabel=None, ylabel=None, legend=None):
+    """Title, axis labels with their units and, if asked, a legend in the place given."""
+    if title:
+        axes.set_title(title, fontweight="bold")
+    if xlabel:
+        axes.set_xlabel(xlabel)
+    if ylabel:
+        axes.set_ylabel(ylabel)
+    if legend:
+        axes.legend(loc=legend, frameon=True)
+    return axes
+
+
+def plot_losses(history, baselines, title, initial=None):
+    """The training and test losses of a run over its steps, with horizontal lines for what simpler models achieve.
+
+    history: a helpers.training.History. baselines: {label: nats per token}. initial: the loss of a uniform guess, ln V.
+    """
+    losses, axes = history.as_arrays(), new_figure(height=5.5)
+    steps = np.arange(1, len(losses["train_loss"]) + 1)
+    axes.plot(steps, losses["train_loss"], color=SKY, linewidth=1, label="training loss, each batch")
+    axes.plot(
+        losses["test_step"],
+        losses["test_loss"],
+        color=BLUE,
+        marker="o",
+        linewidth=2.5,
+        label="test loss",
+    )
+    lines = {} if initial is None else {"uniform guess, ln V": initial}
+    for (label, loss), colour, style in zip(
+        {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED), ("dotted", "dashed", "dashdot", "dashed")
+    ):
+        axes.axhline(loss, color=colour, linestyle=style, linewidth=2, label=f"{label}: {loss:.2f}")
+    finish(axes, title, "step (batches seen)", "cross-entropy (nats per token)", legend="best")
+    plt.show()
+    return axes
+
+
+# Notebook 07
+
+
+def plot_curve(values, title, xlabel, ylabel):
+    """One curve over the steps 0, 1, 2, ..."""
+    axes = new_figure(height=3.5)
+    axes.plot(np.arange(len(values)), values, color=BLUE, linewidth=2.5)
+    finish(axes, title, xlabel, ylabel)
+    plt.show()
+    return axes
+
+
+def plot_visits(visits, mean, edge, edge_formula, title):
+    """How often each token was visited, (N,), and near the start relative to the mean: measured and computed, (M,)."""
+    left, right = new_figure(columns=2, width=13, height=5)
+    left.plot(np.arange(len(visits)), visits, color=SKY, linewidth=0.5, label="each token")
+    left.axhline(mean, color=RED, linewidth=2, linestyle="dashed", label=f"mean inside: {mean:.2f}")
+    left.xaxis.set_major_locator(plt.MaxNLocator(4))
+    left.set_ylim(0, 1.3 * max(visits))
+    finish(left, title, "token of the training text", "visits", legend="upper center")
+    right.plot(edge, color=BLUE, linewidth=3, label="measured, many draws")
+    right.plot(edge_formula, color=BLACK, linewidth=2, linestyle="dotted", label="computed")
+    right.set_ylim(0, 1.3)
+    finish(right, "The first tokens", "token of the training text", "visits relative to the mean", legend="lower right")
+    plt.show()
+    return left, right
+
+
+def plot_layout(layouts, title):
+    """Lines and punctuation of up to three texts. layouts: {label: {"lines": lengths, "marks": {mark: per 1,000}}}."""
+    left, right = new_figure(columns=2, width=13, height=5.5)
+    for i, (label, found) in enumerate(layouts.items()):
+        look = {"color": (BLACK, ORANGE, BLUE)[i], "linewidth": 3, "linestyle": ("solid", "dotted", "dashed")[i]}
+        lengths, marks = np.clip(found["lines"], 0, 104), found["marks"]
+        shares = np.full(len(lengths), 1 / max(1, len(lengths)))
+        name = f"{label} ({len(lengths):,} lines)"
+        left.hist(lengths, np.arange(0, 106, 5), weights=shares, histtype="step", label=name, **look)
+        right.bar(np.arange(len(marks)) + 0.27 * (i - 1), marks.values(), 0.27, color=look["color"], label=label)
+    right.set_xticks(range(len(marks)), marks, fontsize="large", fontweight="bold")
+    left.set_ylim(0, 1.4 * left.get_ylim()[1])
+    finish(left, title, "length of a line (characters; last bar: 100+)", "share of the lines", legend="upper left")
+    finish(right, "Punctuation", "sign", "per 1,000 characters", legend="upper right")
+    plt.show()
+    return left, right
+
+
+# Notebook 02
+
+
+def plot_panels(*panels, height=5.0):
+    """Curves side by side. panels: dictionaries of title, xlabel, ylabel, curves {label: (x, y)}, and if wanted
+    log=True, legend (a place) and limits (of the y axis)."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=height))
+    dashes = ("solid", "dashed", "dotted", "dashdot", (0, (6, 1, 1, 1, 1, 1)))
+    for axis, panel in zip(axes, panels):
+        for (label, (x, y)), colour, dash in zip(panel["curves"].items(), (BLUE, ORANGE, GREEN, RED, BLACK), dashes):
+            axis.plot(x, y, color=colour, linestyle=dash, linewidth=3, label=label)
+        axis.set_yscale("log" if panel.get("log") else "linear")
+        axis.set_ylim(panel.get("limits"))
+        legend = panel.get("legend", "best") if len(panel["curves"]) > 1 else None
+        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], legend)
+    plt.show()
+    return axes
+
+
+def plot_heat_maps(tables, title, xlabel, ylabel, unit):
+    """Tables of shares from 0 to 1 as coloured grids with their numbers. tables: {heading: {(row, column): share}}."""
+    axes = np.atleast_1d(new_figure(columns=len(tables), width=6.5 * len(tables), height=5))
+    for axis, (heading, table) in zip(axes, tables.items()):
+        rows, columns = (sorted({key[i] for key in table}) for i in (0, 1))
+        values = [[table[row, column] for column in columns] for row in rows]
+        sns.heatmap(values, ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, xticklabels=columns,
+                    yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})  # fmt: skip
+        finish(axis, heading, xlabel, ylabel)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# Notebook 01
+
+
+def plot_matrices(matrices, title, labels, numbers=False, ylabel="looks from token", xlabel="looks at token"):
+    """Square matrices side by side, dark where small, grey where -inf. matrices: {heading: (T, T)}, labels: (T,)."""
+    axes = np.atleast_1d(new_figure(columns=len(matrices), width=5.2 * len(matrices), height=5.4 if numbers else 4.9))
+    for axis, (heading, values) in zip(axes, matrices.items()):
+        values = np.asarray(values, dtype=float)
+        limits = {"vmin": 0, "vmax": 1} if np.all((values >= 0) & (values <= 1)) else {}
+        sns.heatmap(values, mask=np.isinf(values), ax=axis, annot=numbers, fmt=".2f", cmap="cividis", square=True,
+                    linewidths=1, xticklabels=labels, yticklabels=labels, cbar=not numbers,
+                    cbar_kws={"label": "weight", "shrink": 0.7}, annot_kws={"size": 14}, **limits)  # fmt: skip
+        axis.set_facecolor("#bbbbbb")
+        axis.grid(False)
+        axis.tick_params(axis="y", rotation=0)
+        finish(axis, heading, xlabel, ylabel if axis is axes[0] else None)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# Notebook 05
+
+
+def plot_shares(table, title, xlabel, unit="%"):
+    """One horizontal bar per row, cut into its parts, with the numbers inside. table: {row: {part: value}}."""
+    axes, parts = new_figure(width=11.5, height=2.2 + 0.5 * len(table)), list(next(iter(table.values())))
+    left, rows, widest = np.zeros(len(table)), list(table)[::-1], max(sum(row.values()) for row in table.values())
+    for part, colour in zip(parts, (SKY, BLUE, ORANGE, PURPLE, GREEN, YELLOW)):
+        values = np.array([table[row][part] for row in rows])
+        bars = axes.barh(rows, values, left=left, color=colour, edgecolor="white", label=part)
+        texts = [f"{value:.1f}" if value > 0.045 * widest else "" for value in values]
+        axes.bar_label(bars, texts, label_type="center", color="white" if colour == BLUE else BLACK, fontsize=15)
+        left += values
+    axes.set_xlim(0, widest)
+    axes.grid(axis="y", visible=False)
+    finish(axes, None, f"{xlabel} ({unit})")
+    axes.figure.suptitle(title, fontweight="bold")
+    axes.figure.legend(loc="outside lower center", ncols=len(parts) if len(parts) < 6 else 3, frameon=False)
+    plt.show()
+    return axes
+
+
+def plot_bars(panels, kinds, title, shown="{:,.1f}"):
+    """Horizontal bars side by side for the same rows. panels: {label of the x axis: {row: value}}, values above 0.
+
+    kinds: {row: kind}; each kind has a colour and a line in the legend.
+    """
+    rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=4 * len(panels) + 1.5, height=2.2 + 0.4 * len(rows)))
+    for axis, (label, values) in zip(axes, panels.items()):
+        bars = axis.barh(rows, [values[row] for row in rows], color=[colours[kinds[row]] for row in rows])
+        axis.bar_label(bars, [shown.format(values[row]) for row in rows], padding=3, fontsize=14)
+        axis.set_xlim(0, 1.25 * max(values.values()))
+        axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
+        axis.xaxis.set_major_locator(plt.MaxNLocator(4))
+        axis.grid(False)
+        finish(axis, None, label)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    axes[0].figure.legend(handles, colours, loc="outside lower center", ncols=len(colours), frameon=False)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
