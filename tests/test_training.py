@@ -118,6 +118,24 @@ def test_a_longer_run_may_resume_but_another_one_may_not(tmp_path):
     assert len(history.train_loss) == 20 and history.test_step[-1] == 20
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns_samples_and_resumes(tmp_path, monkeypatch, dtype):
+    """The path of a GPU, on the CPU: matrices in 16 bits, parameters in 32, and a scaled loss for float16 (a T4)."""
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device: dtype)
+    tokenizer = corpus.load_tokenizer("course")
+    torch.manual_seed(1)
+    model = GPT(replace(MODEL, vocab_size=tokenizer.vocab_size))
+    config = replace(CONFIG, steps=40)
+    history = training.train(model, TRAIN, TEST, config, tmp_path, tokenizer=tokenizer, progress=False)
+    assert history.test_loss[-1] < history.test_loss[0] - 2
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert len(history.samples) == 11
+    saved = training.load_checkpoint(tmp_path)
+    assert (saved["scaler"].get("scale", 0) > 1) == (dtype == torch.float16)
+    longer = training.train(model, TRAIN, TEST, replace(config, steps=44), tmp_path, resume=True, progress=False)
+    assert longer.train_loss[:40] == history.train_loss and len(longer.train_loss) == 44
+
+
 def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no .*checkpoint.pt to resume from"):
         train(out=tmp_path, resume=True)
