@@ -202,3 +202,107 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes
+
+
+# Notebook 04
+
+
+def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token read", ylabel="block"):
+    """A coloured grid of shares from 0 to 1 with a word in each cell. values: (R, N); words: R lists of N strings."""
+    axes = new_figure(width=2.0 + 1.5 * len(xlabels), height=2.2 + 0.5 * len(ylabels))
+    sns.heatmap(np.asarray(values), ax=axes, annot=np.asarray(words, dtype=object), fmt="", cmap="cividis", vmin=0,
+                vmax=1, linewidths=1, xticklabels=xlabels, yticklabels=ylabels, annot_kws={"size": 14},
+                cbar_kws={"label": unit})  # fmt: skip
+    axes.tick_params(axis="x", rotation=0)
+    axes.tick_params(axis="y", rotation=0)
+    finish(axes, title, xlabel, ylabel)
+    plt.show()
+    return axes
+
+
+# Notebook 06
+
+
+def plot_histograms(panels, title, log=False):
+    """Histograms as outlines, side by side. panels: {heading: {label: helpers.weights.histogram(...)}}.
+
+    The height is the share of all entries in each bin. The legend says which share lies outside. log: the y axis.
+    """
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    for axis, (heading, curves) in zip(axes, panels.items()):
+        looks = zip((BLACK, BLUE, ORANGE, GREEN), ("solid", "solid", "dashed", "dotted"))
+        for (label, bars), (colour, dash) in zip(curves.items(), looks):
+            counts, total = np.array(bars["counts"]), sum(bars["counts"]) + bars["outside"]
+            label += f" ({bars['outside'] / total:.1%} outside)" if bars["outside"] > 0.0005 * total else ""
+            edges = np.linspace(bars["low"], bars["high"], len(counts) + 1)
+            axis.stairs(counts / total, edges, color=colour, linestyle=dash, linewidth=2.5, label=label)
+        axis.set_yscale("log" if log else "linear")
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * 10 ** len(curves) if log else high * (1.1 + 0.13 * len(curves)))  # for the legend
+        finish(axis, heading, "value of an entry", "share of the entries per bin" if axis is axes[0] else None)
+        axis.legend(loc="upper center", frameon=True, fontsize=14)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+def plot_by_layer(panels, title, legend="best"):
+    """Numbers layer by layer, side by side. panels: {label of the y axis: {label: values or (low, middle, high)}}.
+
+    Three lists of values are drawn as a line in a band from low to high.
+    """
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5))
+    for axis, (ylabel, curves) in zip(axes, panels.items()):
+        looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
+        for (label, values), (colour, dash, mark) in zip(curves.items(), looks):
+            low, middle, high = values if isinstance(values, tuple) else (None, values, None)
+            layers = np.arange(len(middle))
+            axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3, label=label)
+            if low is not None:
+                axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        finish(axis, None, "layer", ylabel, legend if len(curves) > 1 else None)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# Notebook 03
+
+
+def plot_scaling(*panels):
+    """Measurements on two logarithmic axes, side by side. panels: dictionaries of title, xlabel, ylabel and
+    curves {label: {x: (median, low, high)}}, drawn with their spread."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.5))
+    for axis, panel in zip(axes, panels):
+        for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
+            middle, low, high = np.array(list(curve.values())).T
+            spread = np.clip([middle - low, high - middle], 0, None)
+            axis.errorbar(curve.keys(), middle, yerr=spread, color=colour, marker=marker, markersize=9, capsize=5,
+                          linewidth=2.5, label=label)  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_yscale("log")
+        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
+    plt.show()
+    return axes
+
+
+def plot_roofline(peak, bandwidth, points, title):
+    """A machine's roof, min(peak, intensity x bandwidth), and what was reached under it.
+
+    peak in FLOP/s, bandwidth in byte/s. points: {label: (FLOPs per byte, FLOP/s)}.
+    """
+    axes, ridge = new_figure(height=6), peak / bandwidth
+    reached = [ridge, *(intensity for intensity, _ in points.values())]
+    x = np.geomspace(0.5 * min(reached), 2 * max(reached), 200)
+    axes.plot(x, np.minimum(peak, x * bandwidth) / 1e9, color=BLACK, linewidth=3, label="the machine's roof")
+    axes.axvline(ridge, color=BLACK, linestyle="dotted", linewidth=2, label=f"ridge: {ridge:.1f} FLOPs per byte")
+    for (label, (intensity, speed)), colour, marker in zip(points.items(), COLOURS, "osD^vP"):
+        axes.plot(intensity, speed / 1e9, marker, color=colour, markersize=15, markeredgecolor=BLACK, label=label)
+    axes.loglog()
+    finish(axes, title, "arithmetic intensity (FLOPs per byte of memory traffic)", "speed (GFLOP/s)")
+    axes.figure.legend(loc="outside right center", frameon=False)
+    axes.figure.set_size_inches(14, 6)
+    plt.show()
+    return axes
