@@ -59,7 +59,7 @@ def meta_model(config):
 # Beyond GPT-2 (notebook 05). A configuration's numbers as huggingface.co/<repository> has them in config.json, and the
 # total that the same page gives for the weights. Mixtral: Jiang et al. 2024, arXiv:2401.04088. Qwen3: arXiv:2505.09388.
 FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
-          "num_key_value_heads", "head_dim", "tie_word_embeddings")  # fmt: skip
+          "num_key_value_heads", "head_dim", "tie_word_embeddings")
 PUBLISHED = {  # name: repository, its total, kind of model, FIELDS
     "Phi-3 mini": ("microsoft/Phi-3-mini-4k-instruct", 3_821_079_552, "phi3",
         (32064, 3072, 32, 8192, 32, 32, 96, False)),
@@ -74,9 +74,9 @@ PUBLISHED = {  # name: repository, its total, kind of model, FIELDS
     "Qwen3 30B-A3B": ("Qwen/Qwen3-30B-A3B", 30_532_122_624, "qwen3_moe", (151936, 2048, 48, 6144, 32, 4, 128, False)),
     "Mixtral 8x7B": ("mistralai/Mixtral-8x7B-v0.1", 46_702_792_704, "mixtral",
         (32000, 4096, 32, 14336, 32, 8, 128, False)),
-}  # fmt: skip
+}
 EXPERTS = {"Qwen3 30B-A3B": {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
-           "Mixtral 8x7B": {"num_local_experts": 8, "num_experts_per_tok": 2}}  # fmt: skip
+           "Mixtral 8x7B": {"num_local_experts": 8, "num_experts_per_tok": 2}}
 PARTS = {  # in this order: Qwen3's self_attn.q_norm is a norm, and so is Llama's post_attention_layernorm
     "norms": ("norm.", ".ln_"),
     "embeddings": (".embed_tokens.", ".wte.", ".wpe."),
@@ -137,4 +137,4 @@ def costs_per_token(model, context, cache_bytes=2):
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     shared = getattr(config, "num_key_value_heads", None) or heads
     return {"active": active, "flops": 2 * multiplied + 4 * layers * heads * size * context,
-            "cache": 2 * layers * shared * size * cache_bytes}  # fmt: skip
+            "cache": 2 * layers * shared * size * cache_bytes}

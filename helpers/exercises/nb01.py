@@ -22,7 +22,7 @@ def window_average(T, w):
     return window / window.sum(dim=1, keepdim=True)
 
 
-def test_window(attempt):
+def _test_window(attempt):
     """Tries a window within the text and one that is longer than it."""
     T, w = 6, 3
     answer, right = needs_answer(attempt(T, w)), window_average(T, w)
@@ -51,7 +51,7 @@ def causal_attention(q, k, v):
     return weights @ v
 
 
-def test_attention(attempt):
+def _test_attention(attempt):
     """Compares with the reference, and with typical mistakes so that it can name them."""
     q, k, v = torch.randn(3, 2, 5, 9, generator=torch.Generator().manual_seed(0))  # each (2, 5, 9)
     answer, right = needs_answer(attempt(q, k, v)), attention.attention(q, k, v)
@@ -85,7 +85,7 @@ def head_contributions(heads, w_0):
     return torch.stack([heads[:, h] @ slices[:, h].T for h in range(nh)], dim=1)
 
 
-def test_contributions(attempt):
+def _test_contributions(attempt):
     """Checks the sum over the heads first, then each head's part."""
     generator = torch.Generator().manual_seed(0)
     heads, w_0 = torch.randn(2, 3, 5, 4, generator=generator), torch.randn(12, 12, generator=generator)
@@ -112,7 +112,7 @@ def offset_head(T, n):
     return q, k
 
 
-def test_offset(attempt):
+def _test_offset(attempt):
     """Tries three pairs of length and offset, in any width and any scale that work."""
     for T, n in ((8, 1), (10, 3), (5, 0)):
         q, k = needs_answer(attempt(T, n))
@@ -135,24 +135,24 @@ window = Exercise(
     "An average over a window", 1, 5,
     "torch.ones(T, T).tril(-w) is 1 exactly where a token is too old. Take it away from torch.ones(T, T).tril(), then "
     "divide each row by its sum.",
-    test_window, window_average,
-)  # fmt: skip
+    _test_window, window_average,
+)
 causal = Exercise(
     "Causal attention from memory", 2, 10,
     "Four lines: scores q @ k.transpose(-2, -1) / sqrt(d_k); masked_fill with -inf above the diagonal (triu(1)); "
     "softmax over the last dimension; times v.",
-    test_attention, causal_attention,
-)  # fmt: skip
+    _test_attention, causal_attention,
+)
 contributions = Exercise(
     "What each head adds", 2, 10,
     "The merged vector is [head 0, head 1, ...]. In merged @ w_0.T head h meets only the columns h * hs to "
     "(h + 1) * hs of w_0. Compute that product for each head and stack the results in dimension 1.",
-    test_contributions, head_contributions,
-)  # fmt: skip
+    _test_contributions, head_contributions,
+)
 offset = Exercise(
     "A head that looks n tokens back", 3, 15,
     "Let key s be the unit vector of direction s (torch.eye). Let query t be the unit vector of direction t - n, times "
     "a large number: the scores are divided by sqrt(d_k), and a gap of 10 makes a weight of almost 1.",
-    test_offset, offset_head,
-)  # fmt: skip
+    _test_offset, offset_head,
+)
 EXERCISES = (window, causal, contributions, offset)

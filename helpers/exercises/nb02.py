@@ -21,7 +21,7 @@ def positions_for(ids):
     return torch.arange(ids.shape[1], device=ids.device)
 
 
-def test_positions(attempt):
+def _test_positions(attempt):
     answer = needs_answer(attempt(torch.zeros(2, 5, dtype=torch.int64)))
     if tuple(answer.shape) != (5,):
         raise NotYet(f"For ids of shape (2, 5) the positions have the shape (5,); yours have {tuple(answer.shape)}.")
@@ -68,7 +68,7 @@ def stray_tensors(module, device):
     return found
 
 
-def test_strays(attempt):
+def _test_strays(attempt):
     expected = set(stray_tensors(LeakyEmbedding(20, 8, 6).to("meta"), "meta"))
     answer = set(needs_answer(attempt(LeakyEmbedding(20, 8, 6).to("meta"), "meta")))
     if innocent := answer & {"wte.weight", "positions", "norm.gamma", "wte", "norm"}:
@@ -107,7 +107,7 @@ def mistaken_attention(module, x, masked=True, divide_by=None, project=True):
     return module.c_proj(merged) if project else merged
 
 
-def test_attention(attempt):
+def _test_attention(attempt):
     torch.manual_seed(0)
     module = CausalSelfAttention(SMALL)
     for parameter in module.parameters():
@@ -151,7 +151,7 @@ def own_attention(model, forward):
     Yields whose forward runs, in words. Generation with a key/value cache keeps the helper's forward.
     """
     try:
-        test_attention(forward)
+        _test_attention(forward)
         own = True
     except Exception:  # whatever a learner's code may raise
         own = False
@@ -179,7 +179,7 @@ def tie(model):
     return model
 
 
-def test_tie(attempt):
+def _test_tie(attempt):
     torch.manual_seed(0)
     model = GPT(GPTConfig(**{**vars(SMALL), "tie_word_embeddings": False}))
     before = sum(p.numel() for p in model.parameters())
@@ -200,18 +200,18 @@ def test_tie(attempt):
 
 
 positions = Exercise("Positions on the right device", 1, 3, "torch.arange takes device=; the ids know theirs.",
-                     test_positions, positions_for)  # fmt: skip
+                     _test_positions, positions_for)
 strays = Exercise(
     "Find the stray tensors", 2, 10,
     "Loop over module.named_modules(), and for each part over vars(part).items(). An attribute can be a tensor, or a "
     "list of tensors. Compare tensor.device.type with device. The module itself has the name ''.",
-    test_strays, stray_tensors,
-)  # fmt: skip
+    _test_strays, stray_tensors,
+)
 attend = Exercise(
     "Your own CausalSelfAttention.forward", 3, 20,
     "Section 2 has every step. Take B, T, C from x.shape; self.c_attn(x) replaces x @ W + b; split it in three, then "
     "into heads; scores, mask (made with device=x.device), softmax, times v; merge the heads; self.c_proj.",
-    test_attention, attention_forward,
-)  # fmt: skip
+    _test_attention, attention_forward,
+)
 tied = Exercise("Tie the weights", 1, 3, "A module's weight is an attribute: one assignment, nothing is copied.",
-                test_tie, tie)  # fmt: skip
+                _test_tie, tie)

@@ -13,7 +13,7 @@ def count_biases(C, L):
     return L * in_a_block + C  # and the beta of the last LayerNorm
 
 
-def test_biases(attempt):
+def _test_biases(attempt):
     """Compares a count of biases with the four sizes' models."""
     for name, shape in SIZES.items():
         C, L = shape["n_embd"], shape["n_layer"]
@@ -45,7 +45,7 @@ def group(name):
     return "unembedding" if "lm_head" in name else "embeddings"
 
 
-def test_group(attempt):
+def _test_group(attempt):
     """Compares a rule with part_of on the names of four families."""
     for model_name in ("gpt2", "Llama 3.1 8B", "Gemma 2 2B", "Qwen3 8B"):
         for name, parameter in parameters.architecture(model_name, num_hidden_layers=1).named_parameters():
@@ -54,7 +54,7 @@ def test_group(attempt):
                 needs_answer(answer)
             if answer != right:
                 raise NotYet(f"{model_name}: {name}, shape {tuple(parameter.shape)}, belongs to {right!r}; "
-                             f"your function says {answer!r}.")  # fmt: skip
+                             f"your function says {answer!r}.")
     return "Every parameter of four families has exactly one group, so the groups add up to the total."
 
 
@@ -82,7 +82,7 @@ def llama_mistakes(V, C, L, F, heads, kv_heads, hs, tied):
     }
 
 
-def test_llama(attempt):
+def _test_llama(attempt):
     """Compares a formula with four published totals."""
     for name in ("Llama 3.1 8B", "Llama 3.2 1B", "SmolLM2 135M", "Mistral 7B v0.1"):
         _, total, _, (V, C, L, F, heads, kv_heads, hs, tied) = parameters.PUBLISHED[name]
@@ -97,12 +97,12 @@ def test_llama(attempt):
 biases = Exercise("Count the biases", 1, 5,
                   "Each matrix has one bias per output number: list the outputs of c_attn, c_proj, c_fc and the second "
                   "c_proj. Then the betas: two LayerNorms in each block and one at the end.",
-                  test_biases, count_biases)  # fmt: skip
+                  _test_biases, count_biases)
 groups = Exercise("Groups that partition", 2, 10,
                   "Print the names of architecture('Llama 3.1 8B', num_hidden_layers=1). Which names contain two of "
                   "your key words? The order of your questions decides there: ask for the norms first.",
-                  test_group, group)  # fmt: skip
+                  _test_group, group)
 llama = Exercise("A Llama by formula", 3, 15,
                  "Q maps C numbers to heads * hs, K and V each to kv_heads * hs, and the output maps heads * hs back "
                  "to C. The MLP has three matrices of C x F. Nothing has a bias. Norms: 2 L + 1 gammas.",
-                 test_llama, count_llama)  # fmt: skip
+                 _test_llama, count_llama)

@@ -22,7 +22,7 @@ def bits_per_byte(loss, tokens, text_bytes):
     return loss * tokens / text_bytes / math.log(2)
 
 
-def test_bits(attempt):
+def _test_bits(attempt):
     one = needs_answer(attempt(math.log(2), 100, 100))
     if close(one, math.log(2)):
         raise NotYet("One bit per token at one byte per token must give 1. Nats become bits by a division by ln 2.")
@@ -46,7 +46,7 @@ def windows_with(i, N, T):
     return max(0, last_start - first_start + 1)
 
 
-def test_windows(attempt):
+def _test_windows(attempt):
     N, T = 20, 5
     if needs_answer(attempt(10, N, T)) != T:
         raise NotYet(f"Token 10 of 20 is far from both ends: {T} windows of {T} tokens hold it.")
@@ -76,7 +76,7 @@ def bigram_loss(train_ids, test_ids, V, alpha, share):
     return -(share * followed[before, new] + (1 - share) * unigram[new]).log().mean()
 
 
-def test_bigram(attempt):
+def _test_bigram(attempt):
     generator = torch.Generator().manual_seed(0)
     ids = torch.multinomial(torch.tensor([0.4, 0.3, 0.2, 0.05, 0.05]), 300, replacement=True, generator=generator)
     ids[1::3] = (ids[0::3] + 1) % 5  # some structure from one token to the next
@@ -109,7 +109,7 @@ def learning_rate(step, steps, warmup, highest, final_share):
     return highest * (final_share + (1 - final_share) * half_cosine)
 
 
-def test_schedule(attempt):
+def _test_schedule(attempt):
     config = TrainConfig(steps=40, warmup_steps=8, learning_rate=2e-3, final_share=0.1)
     for step, advice in (
         (0, "Steps are counted from 0: the first step already has 1 / warmup of the highest rate, not 0."),
@@ -129,24 +129,24 @@ bits = Exercise(
     "Bits per byte", 1, 5,
     "loss * tokens is the loss of the whole text in nats. Spread it over the bytes, then turn nats into bits: "
     "1 bit is ln 2 nats.",
-    test_bits, bits_per_byte,
-)  # fmt: skip
+    _test_bits, bits_per_byte,
+)
 windows = Exercise(
     "Windows through a token", 2, 10,
     "A window that holds token i starts at i at the latest, and at i - T + 1 at the earliest. Which of these starts "
     "exist? They run from 0 to N - T - 1.",
-    test_windows, windows_with,
-)  # fmt: skip
+    _test_windows, windows_with,
+)
 schedule = Exercise(
     "The learning rate of a step", 2, 10,
     "Two cases. Warm-up: highest * (step + 1) / warmup. After it: progress = (step - warmup) / (steps - warmup), "
     "then mix highest and final_share * highest with 0.5 * (1 + cos(pi * progress)).",
-    test_schedule, learning_rate,
-)  # fmt: skip
+    _test_schedule, learning_rate,
+)
 bigram = Exercise(
     "An interpolated bigram model", 3, 20,
     "torch.bincount counts tokens. For pairs fill a (V, V) table by index_put_(..., accumulate=True). "
     "Divide each row by its sum, but by at least 1. Look up the row of the token before.",
-    test_bigram, bigram_loss,
-)  # fmt: skip
+    _test_bigram, bigram_loss,
+)
 EXERCISES = (bits, windows, schedule, bigram)
