@@ -226,42 +226,51 @@ def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token 
 def plot_histograms(panels, title, log=False):
     """Histograms as outlines, side by side. panels: {heading: {label: helpers.weights.histogram(...)}}.
 
-    The height is the share of all entries in each bin. The legend says which share lies outside. log: the y axis.
+    The height is the share of all entries in each bin. The legend says which share lies outside. log: the y axis, or
+    one answer for each panel.
     """
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
-    for axis, (heading, curves) in zip(axes, panels.items()):
-        looks = zip((BLACK, BLUE, ORANGE, GREEN), ("solid", "solid", "dashed", "dotted"))
+    for axis, (heading, curves), logarithmic in zip(axes, panels.items(), np.broadcast_to(log, len(panels))):
+        looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"))
         for (label, bars), (colour, dash) in zip(curves.items(), looks):
             counts, total = np.array(bars["counts"]), sum(bars["counts"]) + bars["outside"]
             label += f" ({bars['outside'] / total:.1%} outside)" if bars["outside"] > 0.0005 * total else ""
             edges = np.linspace(bars["low"], bars["high"], len(counts) + 1)
             axis.stairs(counts / total, edges, color=colour, linestyle=dash, linewidth=2.5, label=label)
-        axis.set_yscale("log" if log else "linear")
+        axis.set_yscale("log" if logarithmic else "linear")
         low, high = axis.get_ylim()
-        axis.set_ylim(low, high * 10 ** len(curves) if log else high * (1.1 + 0.13 * len(curves)))  # for the legend
+        room = 10 ** (0.5 * len(curves)) if logarithmic else 1.05 + 0.13 * len(curves)  # for the legend
+        axis.set_ylim(low, high * room)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(5))
         finish(axis, heading, "value of an entry", "share of the entries per bin" if axis is axes[0] else None)
         axis.legend(loc="upper center", frameon=True, fontsize=14)
+    if np.ndim(log) == 0:  # panels of one kind share their axis, so that heights can be compared
+        limits = np.array([axis.get_ylim() for axis in axes])
+        plt.setp(axes, ylim=(limits[:, 0].min(), limits[:, 1].max()))
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes
 
 
-def plot_by_layer(panels, title, legend="best"):
+def plot_by_layer(panels, title):
     """Numbers layer by layer, side by side. panels: {label of the y axis: {label: values or (low, middle, high)}}.
 
-    Three lists of values are drawn as a line in a band from low to high.
+    Three lists of values are drawn as a line in a band from low to high. All panels have the same labels.
     """
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5))
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
     for axis, (ylabel, curves) in zip(axes, panels.items()):
         looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
         for (label, values), (colour, dash, mark) in zip(curves.items(), looks):
-            low, middle, high = values if isinstance(values, tuple) else (None, values, None)
+            low, middle, high = values if isinstance(values, tuple) else (values, values, values)
             layers = np.arange(len(middle))
             axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3, label=label)
-            if low is not None:
-                axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+        if axis.dataLim.y0 >= 0:
+            axis.set_ylim(0, 1.08 * axis.dataLim.y1)
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-        finish(axis, None, "layer", ylabel, legend if len(curves) > 1 else None)
+        finish(axis, None, "layer", ylabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes

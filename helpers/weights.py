@@ -18,7 +18,7 @@ def summarise(values):
     a normal distribution); within_0.05, the share of values closer than 0.05 to zero; median_abs; min, max; quantiles.
     Raises ValueError for fewer than two numbers or any that is not finite.
     """
-    x = values.detach().flatten().double().cpu()
+    x = values.detach().flatten().cpu().double()  # MPS has no float64
     if len(x) < 2 or not torch.isfinite(x).all():
         raise ValueError(f"summarise() got {len(x)} numbers; at least two, all finite, were expected.")
     ordered = x.sort().values
@@ -28,10 +28,10 @@ def summarise(values):
         "count": len(x),
         "mean": x.mean().item(),
         "std": x.std().item(),
-        "mad": _quantile((x - median).abs().sort().values, 0.5),
+        "mad": _median((x - median).abs()),
         "kurtosis": (centred.pow(4).mean() / variance**2 - 3).item() if variance > 0 else 0.0,
         "within_0.05": (x.abs() < 0.05).double().mean().item(),
-        "median_abs": _quantile(x.abs().sort().values, 0.5),
+        "median_abs": _median(x.abs()),
         "min": ordered[0].item(),
         "max": ordered[-1].item(),
         "quantiles": {str(q): _quantile(ordered, q) for q in QUANTILES},
@@ -44,6 +44,11 @@ def _quantile(ordered, q):
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
     return (ordered[low] + (position - low) * (ordered[high] - ordered[low])).item()
+
+
+def _median(x):
+    """The median, found without sorting, which takes a fraction of the time."""
+    return ((x.kthvalue((len(x) + 1) // 2).values + x.kthvalue(len(x) // 2 + 1).values) / 2).item()
 
 
 def histogram(values, low=-1.0, high=1.0, bins=200):
@@ -59,6 +64,62 @@ def split_qkv(c_attn_weight):
     return dict(zip("QKV", c_attn_weight.chunk(3, dim=0)))
 
 
+def tensor_statistics(name, tensor):
+    """{name: summary and "histogram"} of one tensor as nn.Linear stores it; the fused c_attn also as Q, K and V.
+
+    Names are GPT-2's without "transformer.". An embedding also gets "std_by_dimension", one std for each column.
+    """
+    name, spread, found = name.removeprefix("transformer."), 0.5 if tensor.ndim == 2 else 2.0, {}
+    parts = split_qkv(tensor) if ".c_attn." in name else {}
+    for key, part in {name: tensor, **{name.replace("c_attn", f"c_attn.{x}"): parts[x] for x in parts}}.items():
+        found[key] = {**summarise(part), "histogram": histogram(part, -spread, spread, 100)}
+    if name in ("wte.weight", "wpe.weight"):
+        found[name]["std_by_dimension"] = tensor.detach().cpu().double().std(dim=0).tolist()
+    return found
+
+
 def recorded_gpt2_statistics():
     """Statistics of the real GPT-2 small that ship with the course: data/gpt2_weight_stats.json, made by its recipe."""
     return json.loads((assets.DATA / "gpt2_weight_stats.json").read_text(encoding="utf-8"))
+
+
+def statistics(model=None):
+    """{tensor name: summary and "histogram"} of a GPT; without one, the recorded ones of the real GPT-2 small.
+
+    Both have the same form (tensor_statistics). The record lacks the token embedding and the MLP matrices.
+    """
+    if model is None:
+        return recorded_gpt2_statistics()["tensors"]
+    found = {}
+    for name, parameter in model.named_parameters():  # lists a tied tensor once
+        found |= tensor_statistics(name, parameter)
+    return found
+
+
+def by_layer(statistics, part, key):
+    """One number for each layer: statistics["h.0." + part][key], ... key: a statistic, or a quantile such as "0.95"."""
+    layers = [statistics[name] for i in range(len(statistics)) if (name := f"h.{i}.{part}") in statistics]
+    return [layer["quantiles"][key] if key in layer["quantiles"] else layer[key] for layer in layers]
+
+
+def pooled(summaries):
+    """What the union of several sets of numbers looks like, exactly, from their summaries: count, mean, std,
+    within_0.05 and, where all have the same bins, histogram."""
+    counts = torch.tensor([part["count"] for part in summaries], dtype=torch.float64)
+    means, stds, within = (torch.tensor([part[key] for part in summaries], dtype=torch.float64)
+                           for key in ("mean", "std", "within_0.05"))  # fmt: skip
+    total, mean = counts.sum(), (counts * means).sum() / counts.sum()
+    squares = ((counts - 1) * stds**2 + counts * (means - mean) ** 2).sum()  # within the sets, and between them
+    bars = [part["histogram"] for part in summaries]
+    return {
+        "count": int(total), "mean": mean.item(), "std": (squares / (total - 1)).sqrt().item(),
+        "within_0.05": ((counts * within).sum() / total).item(),
+        "histogram": {**bars[0], "counts": [sum(column) for column in zip(*(bar["counts"] for bar in bars))],
+                      "outside": sum(bar["outside"] for bar in bars)},
+    }  # fmt: skip
+
+
+def rank_correlation(values):
+    """Spearman's correlation of values with their positions 0, 1, ...: 1 if they only rise, -1 if they only fall."""
+    ranks = torch.tensor(values, dtype=torch.float64).argsort().argsort().double()
+    return torch.corrcoef(torch.stack([torch.arange(len(values)).double(), ranks]))[0, 1].item()

@@ -7,6 +7,8 @@
 A notebook that fails leaves its partial copy in build/, the others still run, and the exit status is 1.
 """
 import argparse
+import base64
+import io
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from PIL import Image
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +50,13 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
             return f"cell {running['index'] + 1}: the kernel died (out of memory?)"
 
 
+def smaller(png: str) -> str:
+    """A figure in base64 with a palette of 256 colours: the same to the eye in less than half of the bytes."""
+    file, figure = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    figure.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Remove everything from `notebook` that differs between two runs without being a result."""
     notebook.metadata.pop("widgets", None)
@@ -60,6 +70,8 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             if output.output_type == "stream" and output.name == "stderr":
                 lines = [line for line in re.split(r"[\r\n]+", output.text) if line and not PROGRESS_BAR.search(line)]
                 output.text = "".join(line + "\n" for line in lines)
+            elif "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
         cell.outputs = [output for output in cell.outputs
                         if WIDGET not in output.get("data", {}) and output.get("text") != ""]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers import weights
+from helpers.model import GPT, GPTConfig
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform", "laplace"])
@@ -42,3 +43,64 @@ def test_recorded_statistics_of_gpt2_small():
     ends = {"c_attn.Q": (0.2387, 0.1098), "c_attn.K": (0.2433, 0.1055), "c_attn.V": (0.0581, 0.1623)}
     for part, expected in {**ends, "c_proj": (0.1475, 0.1819)}.items():
         assert tuple(round(tensors[f"h.{i}.attn.{part}.weight"]["std"], 4) for i in (0, 11)) == expected, part
+
+
+def test_statistics_have_one_form():
+    config = GPTConfig(vocab_size=50, n_positions=20, n_embd=12, n_layer=2, n_head=2)
+    model = GPT(config)
+    measured, recorded = weights.statistics(model), weights.statistics()
+    two_layers = {name for name in recorded if not name.startswith("h.") or name.split(".")[1] in ("0", "1")}
+    matrices = {f"h.{i}.mlp.{part}.weight" for i in (0, 1) for part in ("c_fc", "c_proj")}
+    assert set(measured) - two_layers == {"wte.weight", *matrices} and two_layers <= set(measured)
+    for name in two_layers:
+        assert set(measured[name]) == set(recorded[name]), name
+        assert set(measured[name]["histogram"]) == set(recorded[name]["histogram"])
+    third = model.transformer.h[1].attn.c_attn.weight[24:]
+    assert measured["h.1.attn.c_attn.V.weight"]["std"] == pytest.approx(third.std().item())
+    columns = model.transformer.wpe.weight.detach().numpy().std(axis=0, ddof=1)
+    assert measured["wpe.weight"]["std_by_dimension"] == pytest.approx(columns, rel=1e-5)
+
+
+def test_by_layer_reads_statistics_and_quantiles():
+    recorded = weights.statistics()
+    assert weights.by_layer(recorded, "attn.c_attn.V.weight", "std") == [
+        recorded[f"h.{i}.attn.c_attn.V.weight"]["std"] for i in range(12)
+    ]
+    assert weights.by_layer(recorded, "ln_1.weight", "0.95")[3] == recorded["h.3.ln_1.weight"]["quantiles"]["0.95"]
+    assert weights.by_layer(recorded, "mlp.c_fc.weight", "std") == []
+
+
+def test_pooled_is_exact():
+    groups = [torch.tensor(np.random.default_rng(i).normal(0.1 * i, 0.05 * (i + 1), 1000 * i + 10)) for i in range(3)]
+    found = weights.pooled([next(iter(weights.tensor_statistics("x", group).values())) for group in groups])
+    expected = next(iter(weights.tensor_statistics("x", torch.cat(groups)).values()))
+    assert found["histogram"] == expected["histogram"]
+    for key in ("count", "mean", "std", "within_0.05"):
+        assert found[key] == pytest.approx(expected[key]), key
+
+
+def test_rank_correlation():
+    assert weights.rank_correlation([0.1, 0.2, 5.0]) == pytest.approx(1)
+    assert weights.rank_correlation([3.0, 2.0, -7.0]) == pytest.approx(-1)
+    values = np.random.default_rng(0).normal(size=12)
+    moved = np.argsort(np.argsort(values)) - np.arange(12)
+    assert weights.rank_correlation(values.tolist()) == pytest.approx(1 - 6 * (moved**2).sum() / (12**3 - 12))
+
+
+def test_widths_can_change_without_the_function():
+    """Notebook 06, section 9: V times a and W0 over a, Q times a and K over a, K's bias at zero: the same logits."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=50, n_positions=20, n_embd=12, n_layer=2, n_head=2)).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    ids = torch.randint(50, (2, 20))
+    with torch.no_grad():
+        before = model(ids)
+        for block, a in zip(model.transformer.h, (3.0, 0.2)):
+            q, k, v = block.attn.c_attn.weight.chunk(3)
+            q_bias, k_bias, v_bias = block.attn.c_attn.bias.chunk(3)
+            v.mul_(a), v_bias.mul_(a), block.attn.c_proj.weight.div_(a)
+            q.mul_(a), q_bias.mul_(a), k.div_(a), k_bias.zero_()
+        torch.testing.assert_close(model(ids), before)
+        block.attn.c_proj.weight.mul_(2)
+        assert (model(ids) - before).abs().max() > 0.01

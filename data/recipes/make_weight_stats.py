@@ -16,6 +16,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from helpers import assets, weights  # noqa: E402
+from helpers.pretrained import TRANSPOSED  # noqa: E402
 
 SOURCE = "gpt2-small/attention_fp16.safetensors"
 
@@ -24,17 +25,9 @@ def rounded(value):
     """Six significant digits are enough for every figure, and keep the file small."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def parts(name, tensor):
-    """A stored tensor under the names of the statistics: the fused c_attn also as Q, K and V."""
-    name = name.removeprefix("transformer.")
-    yield name, tensor
-    if ".c_attn." in name:
-        # Hugging Face's Conv1D is (inputs, outputs): transposed, a matrix is as nn.Linear stores it.
-        for letter, part in weights.split_qkv(tensor.T if tensor.ndim == 2 else tensor).items():
-            yield name.replace("c_attn", f"c_attn.{letter}"), part
 
 
 def main():
@@ -44,10 +37,9 @@ def main():
     tensors = {}
     with safe_open(folder / SOURCE, "pt") as file:
         for stored in sorted(file.keys()):
-            for name, tensor in parts(stored, file.get_tensor(stored)):
-                spread = 0.5 if tensor.ndim == 2 else 2.0
-                bars = weights.histogram(tensor, -spread, spread, 100)
-                tensors[name] = {**weights.summarise(tensor), "histogram": bars}
+            # Hugging Face's Conv1D is (inputs, outputs): transposed, a matrix is as nn.Linear stores it.
+            tensor = file.get_tensor(stored)
+            tensors |= weights.tensor_statistics(stored, tensor.T if stored.endswith(TRANSPOSED) else tensor)
     record = {
         "model": "GPT-2 small (124M, OpenAI)",
         "source": "float16 export of OpenAI's weights; token embedding and MLP matrices are not in it",
