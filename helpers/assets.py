@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import threading
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +74,10 @@ class AssetUnavailable(RuntimeError):
         self.reason = reason
 
 
+class AssetDamaged(RuntimeError):
+    """A file that ships with the course is not what it was."""
+
+
 def assets_folder():
     """The learner's own folder of files (COURSE_ASSETS), or None. Raises NotADirectoryError if it does not exist."""
     if not os.environ.get("COURSE_ASSETS"):
@@ -90,13 +93,25 @@ def assets_folder():
 
 def cache_folder():
     """Where downloads are kept: COURSE_CACHE, or data/cache."""
-    return Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().resolve()
+    folder = Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"The cache {folder} is not a folder. Delete it, or set COURSE_CACHE.")
+    return folder
 
 
 def sha256(path):
     """The sha256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bundled(name):
+    """The path of a file that ships in data/. Raises AssetDamaged unless it is the one listed in SHA256SUMS."""
+    listed = dict(reversed(line.split()) for line in (DATA / "SHA256SUMS").read_text(encoding="ascii").splitlines())
+    path = DATA / name
+    if not path.is_file() or sha256(path) != listed[name]:
+        raise AssetDamaged(f"data/{name} is missing or altered. Restore it: git checkout data/{name}")
+    return path
 
 
 def write_atomically(path, write):
@@ -147,11 +162,8 @@ def _is_sound(path, expected, in_cache):
         return True
     if in_cache:
         path.unlink()
-    warnings.warn(
-        f"{path} is damaged: its sha256 is not {expected[:12]}… It is not used"
-        + (", and was removed from the cache." if in_cache else ". Replace it or delete it."),
-        stacklevel=3,
-    )
+    what_now = "It was removed from the cache." if in_cache else "It is not used: replace it or delete it."
+    print(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}")
     return False
 
 
@@ -195,7 +207,9 @@ def _say_once(line):
 
 
 def stand_in(path, title, instead_of, reason):
-    """A bundled file in place of one that is not to be had, announced in one visible line."""
+    """A bundled file or folder in place of one that is not to be had, announced in one visible line."""
+    for file in [path / file.name for file in (DATA / path).iterdir()] if (DATA / path).is_dir() else [path]:
+        bundled(file.as_posix())
     _say_once(f"STAND-IN: {title} is used instead of {instead_of} ({reason}). Numbers and texts will differ.")
     return Asset(DATA / path, title, is_stand_in=True)
 
@@ -215,8 +229,9 @@ def gulliver():
     if _download(GUTENBERG_URL, path, None) is None and _looks_like_gulliver(path):
         write_atomically(note, lambda temporary: temporary.write_text(sha256(path)))
         return Asset(path, f"{title} (gutenberg.org's current edition)")
-    path.unlink(missing_ok=True)
-    return stand_in("voyage.txt", "“The Brass Yard” (data/voyage.txt, written for this course)", title, reason)
+    if path.is_file():
+        path.unlink()
+    return stand_in(Path("voyage.txt"), "“The Brass Yard” (data/voyage.txt, written for this course)", title, reason)
 
 
 def _looks_like_gulliver(path):
@@ -256,6 +271,6 @@ def gpt2_weights():
                     if not _is_sound(Path(path), expected, in_cache=True):
                         raise OSError(f"what came for {name} is not the file that the course knows")
             return Asset(Path(path).parent, title)
-        except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-            problem = str(error).splitlines()[0]
-    return stand_in("gpt2-course", "the course's small GPT-2 (data/gpt2-course)", title, problem)
+        except Exception as error:  # each of the hub's transports has failures of its own
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+    return stand_in(Path("gpt2-course"), "the course's small GPT-2 (data/gpt2-course)", title, problem)

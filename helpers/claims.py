@@ -73,14 +73,13 @@ class Ledger:
     def add(self, number, measured, measured_on, verdict, condition=""):
         """Adds a row. verdict: one of VERDICTS, or a bool for holds / does not hold. "depends" needs its condition.
 
-        A row that is "unmeasured here" shows the recorded measurement and its origin beside it, if there is one.
-        Raises ValueError for an unknown number, a second row of the same number, or a verdict that is none.
+        A second row of the same number replaces the first, so a cell may be run again. A row that is "unmeasured here"
+        shows the recorded measurement and its origin beside it, if there is one.
+        Raises ValueError for an unknown number or a verdict that is none.
         """
         verdict = {True: "holds", False: "does not hold"}.get(verdict, verdict)
-        if number not in STATEMENTS or any(claim.number == number for claim in self.claims):
-            raise ValueError(
-                f"Claim {number} is {'already in this ledger' if number in STATEMENTS else 'not in STATEMENTS'}."
-            )
+        if number not in STATEMENTS:
+            raise ValueError(f"Claim {number} is not in STATEMENTS.")
         if verdict not in VERDICTS:
             raise ValueError(f"verdict={verdict!r}: one of {', '.join(VERDICTS)} was expected.")
         if verdict == "depends" and not condition:
@@ -88,6 +87,7 @@ class Ledger:
         if verdict == "unmeasured here" and (row := recorded(number)):
             measured = f"{measured}. Recorded: {row['measured']}"
             condition = f"recorded on {row['measured_on']}, {row['date']}: {row['verdict']} {row['condition']}".strip()
+        self.claims = [claim for claim in self.claims if claim.number != number]
         self.claims.append(Claim(number, STATEMENTS[number], measured, measured_on, verdict, condition))
 
     def show(self):

@@ -1,6 +1,7 @@
 """Text and tokens: encodings, Gulliver's Travels verified and cleaned, splitting, sampling, and simple baselines
 (notebook 07)."""
 
+import base64
 import functools
 import math
 import os
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
-import tiktoken.load
 import torch
 
 from helpers import assets
@@ -63,7 +63,7 @@ def load_tokenizer(name="gpt2"):
             folder = assets.gpt2_encoding_folder()
         except assets.AssetUnavailable as unavailable:
             course = load_tokenizer("course")
-            assets.stand_in("course.tiktoken", course.name, "GPT-2's (50,257 tokens)", unavailable.reason)
+            assets.stand_in(Path("course.tiktoken"), course.name, "GPT-2's (50,257 tokens)", unavailable.reason)
             return course
         before = os.environ.get("TIKTOKEN_CACHE_DIR")
         os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # its files are there and verified: tiktoken fetches nothing
@@ -74,7 +74,8 @@ def load_tokenizer(name="gpt2"):
             if before is not None:
                 os.environ["TIKTOKEN_CACHE_DIR"] = before
     if name == "course":
-        ranks = tiktoken.load.load_tiktoken_bpe(str(assets.DATA / "course.tiktoken"))
+        lines = assets.bundled("course.tiktoken").read_text(encoding="ascii").splitlines()
+        ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, lines)}
         encoding = tiktoken.Encoding(
             "course", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
         )
@@ -192,7 +193,8 @@ def ngram_losses(train_ids, test_ids, vocab_size):
     """What counting alone achieves: the test loss in nats per token of a unigram and an interpolated bigram model.
 
     Unigram: how often each token occurs, with alpha added to every count. Bigram: a share of how often it followed the
-    token before, the rest from the unigram. alpha and the share are chosen on the last tenth of the training part,
+    token before, the rest from the unigram (all of it after a token never seen before). alpha and the share are
+    chosen on the last tenth of the training part,
     never on
     the test part. Returns {"unigram": ..., "bigram": ...}. Source: Jelinek and Mercer, 1980.
     """
@@ -206,13 +208,15 @@ def ngram_losses(train_ids, test_ids, vocab_size):
             alpha: (counts[new[1:]] + alpha) / (len(seen) + alpha * vocab_size) for alpha in (0.01, 0.03, 0.1, 0.3, 1.0)
         }
 
-    def pair_probabilities(seen, new):  # the share of each new pair among all that began alike; 0 for a pair never seen
+    def pair_probabilities(seen, new):  # how often each new pair's second token followed its first; nan: first unseen
         pairs, counts = np.unique(seen[:-1].astype(np.int64) * vocab_size + seen[1:], return_counts=True)
         asked = new[:-1].astype(np.int64) * vocab_size + new[1:]
         place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
-        return np.where(pairs[place] == asked, counts[place], 0) / np.bincount(seen[:-1], minlength=vocab_size)[
-            new[:-1]
-        ].clip(min=1)
+        begun = np.bincount(seen[:-1], minlength=vocab_size)[new[:-1]]
+        return np.where(begun > 0, np.where(pairs[place] == asked, counts[place], 0) / begun.clip(min=1), np.nan)
+
+    def mixed(share, pair, unigram):
+        return np.where(np.isnan(pair), unigram, share * pair + (1 - share) * unigram)
 
     def loss(probabilities):
         return float(-np.log(probabilities).mean())
@@ -221,7 +225,7 @@ def ngram_losses(train_ids, test_ids, vocab_size):
     fit, held_out = train[:cut], train[cut:]
     unigram, pair = token_probabilities(fit, held_out), pair_probabilities(fit, held_out)
     alpha = min(unigram, key=lambda a: loss(unigram[a]))
-    share = min(np.arange(0, 1, 0.05), key=lambda s: loss(s * pair + (1 - s) * unigram[alpha]))
+    share = min(np.arange(0, 1, 0.05), key=lambda s: loss(mixed(s, pair, unigram[alpha])))
 
     unigram, pair = token_probabilities(train, test)[alpha], pair_probabilities(train, test)
-    return {"unigram": loss(unigram), "bigram": loss(share * pair + (1 - share) * unigram)}
+    return {"unigram": loss(unigram), "bigram": loss(mixed(share, pair, unigram))}

@@ -193,7 +193,7 @@ def check_ids(ids, name, config, start=0, look=True):
     look: also look at the values. On a GPU that would make the CPU wait, so forward() looks only on a CPU; train() and
     generate() look once, before they start.
     """
-    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+    if ids.ndim != 2 or ids.dtype != torch.int64:
         raise ValueError(
             f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; (B, T) of torch.int64 was expected. "
             f"A single sequence becomes a batch of one with {name}[None]."

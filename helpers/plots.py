@@ -30,7 +30,7 @@ def finish(axes, title=None, xlabel=None, ylabel=None, legend=None):
     if ylabel:
         axes.set_ylabel(ylabel)
     if legend:
-        axes.legend(loc=legend, frameon=True)
+        axes.legend(loc=legend, frameon=True, framealpha=1)
     return axes
 
 

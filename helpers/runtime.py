@@ -13,8 +13,12 @@ RUN_SIZES = ("smoke", "laptop", "full")
 
 def best_device():
     """The fastest device that is there: CUDA, then Apple's MPS, then the CPU; COURSE_DEVICE overrides (notebook 02)."""
-    if os.environ.get("COURSE_DEVICE"):
-        return torch.device(os.environ["COURSE_DEVICE"])
+    if chosen := os.environ.get("COURSE_DEVICE"):
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(chosen):
+            here = ", ".join(name for name in there if there[name])
+            raise ValueError(f"COURSE_DEVICE={chosen}: here there is {here}. Correct it or unset it.")
+        return torch.device(chosen)
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -25,10 +29,13 @@ def best_device():
 def run_size():
     """How much work a notebook does: "smoke" (seconds), "laptop" (minutes) or "full" (a GPU, Model 5 at 124M).
 
-    The environment variable COURSE_SIZE decides; without it a CUDA GPU means full and anything else laptop.
+    The environment variable COURSE_SIZE decides. Without it, a CUDA GPU with 12 GB or more means full, all else laptop.
     Raises ValueError for another word.
     """
-    size = os.environ.get("COURSE_SIZE") or ("full" if torch.cuda.is_available() else "laptop")
+    size = os.environ.get("COURSE_SIZE")
+    if not size:
+        large = best_device().type == "cuda" and torch.cuda.get_device_properties(0).total_memory > 11e9
+        size = "full" if large else "laptop"
     if size not in RUN_SIZES:
         raise ValueError(f"COURSE_SIZE={size}: one of {', '.join(RUN_SIZES)} was expected. Correct or unset it.")
     return size

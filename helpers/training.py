@@ -12,6 +12,7 @@ import math
 import signal
 import sys
 import threading
+import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class TrainConfig:
     seed: int = 1337
 
     def __post_init__(self):
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"TrainConfig(seed={self.seed!r}): a whole number from 0 to 2**63 - 1 was expected.")
         for name in ("steps", "batch_size", "context", "eval_every", "eval_tokens", "sample_every", "sample_tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -187,6 +190,8 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
         raise FileExistsError(f"{out / CHECKPOINT} exists already. Resume it, choose another folder, or delete it.")
     else:
         runtime.seed_everything(config.seed)
+        if out is not None:
+            history.save_csv(out / HISTORY)  # a folder that cannot be written to is noticed now, not an hour later
 
     measured = test_ids[: config.eval_tokens + 1]
 
@@ -222,10 +227,10 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                 if out is not None and (step + 1) % config.eval_every == 0:
                     run.save(out)
         except RuntimeError as error:
-            if "out of memory" not in str(error) and "allocate memory" not in str(error):
+            if not any(said in str(error) for said in ("out of memory", "not enough memory", "allocate memory")):
                 raise
             raise RuntimeError(
-                f"{runtime.device_name(device)} has not enough memory for batches of {config.batch_size} x "
+                f"{runtime.device_name(device)} does not have enough memory for batches of {config.batch_size} x "
                 f"{config.context} tokens. Halve batch_size or context. A checkpoint written earlier is whole."
             ) from None
     history.interrupted = interrupted.is_set() and len(history.train_loss) < config.steps
@@ -244,14 +249,14 @@ def _update(model, optimizer, scaler, x, y, rate, clip_norm):
         group["lr"] = rate
     with runtime.autocast(x.device):
         loss = model(x, y)
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError(f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Lower it.")
     scaler.scale(loss).backward()  # the scaler does nothing unless the matrices are float16
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Lower it.")
     return loss.item()
 
 
@@ -363,9 +368,15 @@ def load_checkpoint(out):
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise ValueError(f"{path} is damaged ({type(error).__name__}). Delete it and train again.") from error
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"model_config", "train_config", "model", "history"} <= set(state):
+            raise ValueError("it is not a checkpoint of this course")
+        return state
+    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). Delete it and train again.") from error
 
 
 def load_trained(out):
@@ -390,6 +401,8 @@ def main(arguments=None):
     add("--seed", type=int, help="seed of the weights and of the batches (default: 1337)")
     add("--text", metavar="FILE", help="a text file of your own instead of Gulliver's Travels")
     given = parser.parse_args(arguments)
+    if not given.out:
+        parser.error("--out needs the name of a folder")
     if given.resume and (given.size or given.seed is not None):
         parser.error("--resume goes on with the run's own size and seed: leave out --size and --seed")
     chosen = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
@@ -413,8 +426,12 @@ def main(arguments=None):
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    bits = text.bits_per_byte(history.test_loss[-1], test_ids)
-    print(f"test loss {history.test_loss[-1]:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
+    except KeyboardInterrupt:
+        print(f"stopped at once; a checkpoint written earlier in {given.out} is whole", file=sys.stderr)
+        return 130
+    step, loss = history.test_step[-1], history.test_loss[-1]
+    bits = text.bits_per_byte(loss, test_ids)
+    print(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
     return 130 if history.interrupted else 0
 
 

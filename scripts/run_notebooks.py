@@ -8,6 +8,7 @@ A notebook that fails leaves its partial copy in build/, the others still run, a
 """
 import argparse
 import base64
+import glob
 import io
 import os
 import re
@@ -78,7 +79,10 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 def run(path: Path, build: Path, in_place: bool) -> str | None:
     """Run one notebook and write what came of it. Returns None, or what failed and where."""
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except nbformat.reader.NotJSONError as error:
+        return f"reading it: {str(error)[:80]}"
     failure = execute(notebook, path.parent)
     tidy(notebook)
     if in_place and not failure:
@@ -94,12 +98,14 @@ def run(path: Path, build: Path, in_place: bool) -> str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/NN_*.ipynb")
+    parser.add_argument("notebooks", nargs="*", help="default: all of notebooks/NN_*.ipynb")
     parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder of the copies (default: build/)")
     options = parser.parse_args(arguments)
-    paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    absent = [str(path) for path in paths if not path.is_file()]
+    # Windows' shells leave the * of notebooks/02_* to the program.
+    named = [found for name in options.notebooks for found in sorted(glob.glob(name)) or [name]]
+    paths = [Path(name) for name in named] or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    absent = [str(path) for path in paths if not path.is_file() or path.suffix != ".ipynb"]
     if absent or not paths:
         parser.error(f"no such notebook: {', '.join(absent) or 'notebooks/NN_*.ipynb'}")
     rows = []

@@ -1,5 +1,6 @@
 """Where files come from: order, checks, damage, and how long being offline takes."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -7,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 
 import pytest
 
@@ -50,22 +50,23 @@ def test_download_is_verified_and_kept(web, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"wrong", b"rig", b""])
-def test_a_damaged_cached_file_is_named_and_fetched_again(web, damage):
+def test_a_damaged_cached_file_is_named_and_fetched_again(web, damage, capsys):
     web[URL] = b"right"
     path = assets.locate("things", FILE) / "a.txt"
     path.write_bytes(damage)
-    with pytest.warns(UserWarning, match="a.txt is damaged"):
-        assets.locate("things", FILE)
+    assets.locate("things", FILE)
+    assert f"DAMAGED: {path}" in capsys.readouterr().out
     assert path.read_bytes() == b"right"
     path.unlink()
     assert (assets.locate("things", FILE) / "a.txt").read_bytes() == b"right"
 
 
-def test_a_damaged_file_and_no_network_is_an_error_never_a_wrong_text(web):
+def test_a_damaged_file_and_no_network_is_an_error_never_a_wrong_text(web, capsys):
     path = assets.cache_folder() / "things" / "a.txt"
     assets.write_atomically(path, lambda temporary: temporary.write_bytes(b"wrong"))
-    with pytest.warns(UserWarning, match="removed from the cache"), pytest.raises(assets.AssetUnavailable, match="404"):
+    with pytest.raises(assets.AssetUnavailable, match="404"):
         assets.locate("things", FILE)
+    assert "removed from the cache" in capsys.readouterr().out
     assert not path.exists()
 
 
@@ -76,7 +77,7 @@ def test_a_wrong_download_is_refused_and_leaves_nothing(web):
     assert list((assets.cache_folder() / "things").iterdir()) == []
 
 
-def test_the_learners_folder_comes_first_and_is_never_changed(web, monkeypatch, tmp_path):
+def test_the_learners_folder_comes_first_and_is_never_changed(web, monkeypatch, tmp_path, capsys):
     mine = tmp_path / "mine" / "things" / "a.txt"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"right")
@@ -84,8 +85,8 @@ def test_the_learners_folder_comes_first_and_is_never_changed(web, monkeypatch, 
     assert assets.locate("things", FILE) == mine.parent
     mine.write_bytes(b"wrong")
     web[URL] = b"right"
-    with pytest.warns(UserWarning, match="Replace it or delete it"):
-        assert assets.locate("things", FILE) == assets.cache_folder() / "things"
+    assert assets.locate("things", FILE) == assets.cache_folder() / "things"
+    assert "replace it or delete it" in capsys.readouterr().out
     assert mine.read_bytes() == b"wrong"
 
 
@@ -103,9 +104,9 @@ def test_gutenberg_is_second_and_its_file_is_checked_from_then_on(web, capsys):
     web.clear()
     assert assets.gulliver().path == asset.path
     asset.path.write_bytes(book[:-100])
-    with pytest.warns(UserWarning, match="damaged"):
-        assert assets.gulliver().is_stand_in
-    assert "STAND-IN" in capsys.readouterr().out
+    assert assets.gulliver().is_stand_in
+    said = capsys.readouterr().out
+    assert "DAMAGED" in said and "STAND-IN" in said
 
 
 def test_a_page_that_is_not_the_book_is_not_used(web):
@@ -133,8 +134,9 @@ def test_everything_offline_in_under_five_seconds_when_nothing_answers(tmp_path)
         connections = []
 
         def accept():
-            while True:
-                connections.append(silent.accept())
+            while silent.fileno() >= 0:
+                with contextlib.suppress(OSError):  # the socket is closed at the end
+                    connections.append(silent.accept())
 
         threading.Thread(target=accept, daemon=True).start()
         code = (
@@ -171,17 +173,69 @@ def test_gpt2_weights_in_a_hugging_face_cache_are_checked(offline, monkeypatch, 
     for name in assets.GPT2_FILES:
         (folder / name).write_bytes(name.encode())
     monkeypatch.setenv("COURSE_ASSETS", str(offline / "given"))
-    with pytest.warns(UserWarning, match="is damaged"):
-        assert assets.gpt2_weights().is_stand_in
+    assert assets.gpt2_weights().is_stand_in
+    assert capsys.readouterr().out.count("DAMAGED") == 2 * len(assets.GPT2_FILES) // 2
     right = {name: hashlib.sha256(name.encode()).hexdigest() for name in assets.GPT2_FILES}
     monkeypatch.setattr(assets, "GPT2_FILES", right)
     found = assets.gpt2_weights()
     assert not found.is_stand_in and found.path == folder
 
 
-def test_real_files_are_used_without_a_warning(real_files):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert assets.gulliver().path == real_files / "gulliver" / "829-0.txt"
-        assert assets.gpt2_encoding_folder() == real_files / "tiktoken"
+def hub(monkeypatch, arrive):
+    """huggingface.co answers, and hf_hub_download is arrive(name, force) -> the bytes that come."""
+    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset({"huggingface.co"}))
+    right = hashlib.sha256(b"right").hexdigest()
+    monkeypatch.setattr(assets, "GPT2_FILES", dict.fromkeys(assets.GPT2_FILES, right))
+
+    def download(repository, name, revision, cache_dir, force_download=False):
+        path = cache_dir / "snapshot" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(arrive(name, force_download))
+        return str(path)
+
+    monkeypatch.setattr(assets.huggingface_hub, "hf_hub_download", download)
+
+
+def test_weights_are_fetched_and_a_damaged_download_is_tried_once_more(offline, monkeypatch, capsys):
+    hub(monkeypatch, lambda name, force: b"right" if force else b"wrong")
+    found = assets.gpt2_weights()
+    assert not found.is_stand_in and (found.path / "model.safetensors").read_bytes() == b"right"
+    assert capsys.readouterr().out.count("DAMAGED") == 2
+
+
+@pytest.mark.parametrize("failure", [OSError, RuntimeError, ValueError, TimeoutError])
+def test_a_download_that_fails_ends_in_the_stand_in(offline, monkeypatch, capsys, failure):
+    def arrive(name, force):
+        raise failure("the connection broke")
+
+    hub(monkeypatch, arrive)
+    assert assets.gpt2_weights().is_stand_in
+    assert "the connection broke" in capsys.readouterr().out
+
+
+def test_weights_that_stay_damaged_are_not_used(offline, monkeypatch):
+    hub(monkeypatch, lambda name, force: b"wrong")
+    assert assets.gpt2_weights().is_stand_in
+
+
+def test_an_altered_stand_in_is_not_used(offline, monkeypatch):
+    (offline / "data").mkdir()
+    (offline / "data" / "SHA256SUMS").write_bytes((assets.DATA / "SHA256SUMS").read_bytes())
+    (offline / "data" / "voyage.txt").write_bytes((assets.DATA / "voyage.txt").read_bytes()[:100])
+    monkeypatch.setattr(assets, "DATA", offline / "data")
+    with pytest.raises(assets.AssetDamaged, match="git checkout data/voyage.txt"):
+        assets.gulliver()
+
+
+def test_a_file_in_the_place_of_the_cache_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(NotADirectoryError, match="COURSE_CACHE"):
+        assets.cache_folder()
+
+
+def test_real_files_are_used_without_a_word(real_files, capsys):
+    assert assets.gulliver().path == real_files / "gulliver" / "829-0.txt"
+    assert assets.gpt2_encoding_folder() == real_files / "tiktoken"
+    assert capsys.readouterr().out == ""
     assert corpus.load_tokenizer("gpt2").encode("The dog").tolist() == [464, 3290]

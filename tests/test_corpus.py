@@ -147,5 +147,33 @@ def test_ngram_losses_against_a_known_source():
     cycle = torch.arange(20_000) % 4
     losses = corpus.ngram_losses(cycle[:15_000], cycle[15_000:], 4)
     assert losses["unigram"] == pytest.approx(math.log(4), abs=0.01) and losses["bigram"] < 0.1
+    assert corpus.ngram_losses(cycle[:100], torch.tensor([9, 0]), 10)["bigram"] == pytest.approx(
+        corpus.ngram_losses(cycle[:100], torch.tensor([9, 0]), 10)["unigram"]
+    )  # after a token never seen, the bigram is the unigram: its probabilities add up to 1
     with pytest.raises(ValueError, match="at least 20 and 2"):
         corpus.ngram_losses(cycle[:5], cycle[:5], 4)
+
+
+def test_baselines_are_not_fitted_to_the_test_part():
+    """The two constants come from the training part: the loss of two test texts is the mean of their losses."""
+    ids = torch.randint(50, (3000,), generator=torch.Generator().manual_seed(0))
+    ids[1::2] = (ids[0::2] + 1) % 50
+    train, first, second = ids[:2000], torch.arange(401) % 50, ids[2500:2901]
+    parts = [corpus.ngram_losses(train, part, 50)["bigram"] for part in (first, second)]
+    joined = corpus.ngram_losses(train, torch.cat([first, second]), 50)["bigram"]
+    bridge = corpus.ngram_losses(train, torch.stack([first[-1], second[0]]), 50)["bigram"]
+    assert joined * 801 == pytest.approx(parts[0] * 400 + parts[1] * 400 + bridge)
+
+
+def test_an_altered_tokenizer_is_noticed(monkeypatch, tmp_path):
+    for name in ("SHA256SUMS", "course.tiktoken"):
+        (tmp_path / name).write_bytes((assets.DATA / name).read_bytes())
+    monkeypatch.setattr(assets, "DATA", tmp_path)
+    corpus.load_tokenizer.cache_clear()
+    assert corpus.load_tokenizer("course").vocab_size == 4096
+    corpus.load_tokenizer.cache_clear()
+    lines = (tmp_path / "course.tiktoken").read_bytes().splitlines(keepends=True)
+    (tmp_path / "course.tiktoken").write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(assets.AssetDamaged, match="git checkout data/course.tiktoken"):
+        corpus.load_tokenizer("course")
+    corpus.load_tokenizer.cache_clear()

@@ -200,7 +200,9 @@ def test_setup_installs_only_what_is_missing(tmp_path):
     assert_found(result, course)
     assert "pip: install --quiet torchinfo pooch\n" in result.stdout
     assert "pip:" not in run_setup_cell(course).stdout
-    assert_says(run_setup_cell(course, absent=("torchinfo",), pip_status=1), "pip could not install torchinfo")
+    offline = run_setup_cell(course, absent=("torchinfo",), pip_status=1)
+    assert_found(offline, course)  # most cells need no torchinfo
+    assert "pip could not install torchinfo" in offline.stdout
 
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "transformers"])

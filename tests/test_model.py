@@ -151,6 +151,7 @@ def test_loss_never_holds_all_logits():
         (torch.zeros(1, 0, dtype=torch.int64), "0 tokens per sequence"),
         (torch.zeros(5, dtype=torch.int64), r"ids\[None\]"),
         (torch.zeros(1, 5), "torch.float32"),
+        (torch.zeros(1, 5, dtype=torch.int32), "torch.int32"),
     ],
 )
 def test_bad_ids_are_named(tiny, bad, said):

@@ -22,6 +22,19 @@ def test_run_size_comes_from_the_environment(monkeypatch):
 def test_device_can_be_chosen(monkeypatch):
     monkeypatch.setenv("COURSE_DEVICE", "cpu")
     assert runtime.best_device() == torch.device("cpu")
+    monkeypatch.setenv("COURSE_DEVICE", "tpu")
+    with pytest.raises(ValueError, match="COURSE_DEVICE=tpu: here there is cpu"):
+        runtime.best_device()
+
+
+@pytest.mark.parametrize("gigabytes, device, expected", [(16, "", "full"), (4, "", "laptop"), (16, "cpu", "laptop")])
+def test_only_a_large_gpu_in_use_means_full(monkeypatch, gigabytes, device, expected):
+    monkeypatch.delenv("COURSE_SIZE", raising=False)
+    monkeypatch.setenv("COURSE_DEVICE", device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    memory = type("Properties", (), {"total_memory": gigabytes * 10**9})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
+    assert runtime.run_size() == expected
 
 
 @pytest.mark.parametrize("has_bf16, expected", [(True, torch.bfloat16), (False, torch.float16)])

@@ -71,7 +71,7 @@ def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, mon
         nonlocal steps
         steps += 1
         if steps == stop:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return real(*arguments)
 
     monkeypatch.setattr(training, "_update", interrupted_update)
@@ -146,6 +146,19 @@ def test_no_checkpoint_and_a_damaged_one_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match="damaged"):
         train(out=tmp_path, resume=True)
+
+
+def test_one_altered_byte_and_a_file_of_another_kind_are_noticed(tmp_path):
+    train(out=tmp_path)
+    path = tmp_path / CHECKPOINT
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="damaged"):
+        training.load_checkpoint(tmp_path)
+    torch.save({"weights": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of this course"):
+        training.load_checkpoint(tmp_path)
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -226,21 +239,37 @@ def test_settings_that_do_not_fit_are_named():
         train(replace(CONFIG, context=32))
     with pytest.raises(ValueError, match="steps=0"):
         replace(CONFIG, steps=0)
+    with pytest.raises(ValueError, match="seed=-1"):
+        replace(CONFIG, seed=-1)
     with pytest.raises(ValueError, match="learning_rate=-1"):
         replace(CONFIG, learning_rate=-1)
     with pytest.raises(ValueError, match="smoke, laptop, full"):
         training.recipe_for("huge")
 
 
-def test_a_loss_that_explodes_is_reported(monkeypatch):
-    model = new_model()
-    with torch.no_grad():
-        model.transformer.wte.weight[3] = float("nan")
-    with pytest.raises(FloatingPointError, match="Lower it"):
+def test_a_loss_that_explodes_is_reported_before_it_spoils_the_weights():
+    model, calls = new_model(), []
+
+    def spoil(module, inputs, loss):
+        if module.training:
+            calls.append(1)
+            return loss * (float("nan") if len(calls) == 3 else 1)
+
+    model.register_forward_hook(spoil)
+    with pytest.raises(FloatingPointError, match="learning rate of"):
         train(model=model)
+    assert len(calls) == 3 and all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to", "DefaultCPUAllocator: can't allocate memory"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2 GiB",
+        "MPS backend out of memory",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes",
+    ],
+)
 def test_too_little_memory_gives_advice(message):
     model = new_model()
 
@@ -248,8 +277,35 @@ def test_too_little_memory_gives_advice(message):
         raise RuntimeError(message)
 
     model.transformer.h[0].mlp.register_forward_pre_hook(full)
-    with pytest.raises(RuntimeError, match="not enough memory for batches of 4 x 16 tokens. Halve"):
+    with pytest.raises(RuntimeError, match="does not have enough memory for batches of 4 x 16 tokens. Halve"):
         train(replace(CONFIG, eval_every=4), model=model)
+
+
+def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device: torch.float16)
+    clipped = []
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: clipped.append(real(p, limit)))
+    model, twin = new_model().eval(), new_model().eval()
+    x, y = corpus.random_batch(TRAIN, 4, 16, torch.Generator().manual_seed(0))
+    training._update(model, training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu"), x, y, 0.01, 0.5)
+    twin(x, y).backward()
+    assert clipped[0].item() == pytest.approx(real(twin.parameters(), 9e9).item(), rel=0.02)
+
+
+def test_evaluation_uses_the_devices_precision(monkeypatch):
+    model, seen = new_model(), []
+    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device: torch.bfloat16)
+    training.evaluate(model, TEST, 16)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_an_unusable_folder_is_noticed_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_update", lambda *_: pytest.fail("it trained first"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        train(out=tmp_path / "file")
 
 
 def test_recipes_fit_together():

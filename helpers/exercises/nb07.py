@@ -66,13 +66,15 @@ def _test_windows(attempt):
 
 
 def bigram_loss(train_ids, test_ids, V, alpha, share):
-    """The test loss, in nats per token, of share * bigram + (1 - share) * unigram."""
+    """The test loss, in nats per token, of share * bigram + (1 - share) * unigram; of the unigram after a new token."""
     counts = torch.bincount(train_ids, minlength=V).double()  # (V,)
     unigram = (counts + alpha) / (len(train_ids) + alpha * V)
     pairs = torch.zeros(V, V, dtype=torch.float64)  # how often each token followed each
     pairs.index_put_((train_ids[:-1], train_ids[1:]), torch.ones(len(train_ids) - 1).double(), accumulate=True)
-    followed = pairs / pairs.sum(dim=1, keepdim=True).clamp(min=1)  # rows that were never seen stay 0
+    begun = pairs.sum(dim=1)  # (V,): how often anything followed a token
+    followed = pairs / begun[:, None].clamp(min=1)  # rows that were never seen stay 0
     before, new = test_ids[:-1], test_ids[1:]
+    share = torch.where(begun[before] > 0, share, 0.0)  # after a token never seen, all is left to the unigram
     return -(share * followed[before, new] + (1 - share) * unigram[new]).log().mean()
 
 
@@ -83,7 +85,7 @@ def _test_bigram(attempt):
     train_ids, test_ids, V = ids[:240], torch.cat([ids[240:], torch.tensor([5, 0])]), 7  # 5 and 6 are never trained on
     for share, advice in (
         (0.0, "With share = 0 only the unigram is left: (count + alpha) / (N + alpha * V)."),
-        (0.6, "With share = 0.6: count(a, b) / count(a, anything), and 0 where a was never followed by anything."),
+        (0.6, "With share = 0.6: count(a, b) / count(a, anything); after an a never seen, lambda is 0."),
     ):
         answer = float(needs_answer(attempt(train_ids, test_ids, V, 0.1, share)))
         right = bigram_loss(train_ids, test_ids, V, 0.1, share).item()
