@@ -1,5 +1,7 @@
 """From scores to text: the next token's distribution, and generation with a key/value cache (notebooks 04 and 07)."""
 
+import re
+
 import torch
 
 from helpers.model import check_ids
@@ -22,12 +24,12 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p!r}: a probability above 0 and up to 1, or None for all tokens, was expected.")
 
-    logits = logits.float() / temperature
+    logits = (logits.float() - logits.amax(dim=-1, keepdim=True)) / temperature  # the best is 0: nothing overflows
     if top_k is not None:
         best = logits.topk(min(top_k, logits.shape[-1])).indices
         logits = torch.full_like(logits, float("-inf")).scatter(-1, best, logits.gather(-1, best))
     probabilities = logits.softmax(dim=-1)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # rounding would cut off the rarest tokens at 1
         ordered, order = probabilities.sort(dim=-1, descending=True)
         needed = ordered.cumsum(dim=-1) - ordered < top_p  # the tokens before this one do not reach p yet
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered * needed)
@@ -87,7 +89,7 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     config = model.config
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens!r}: a whole number of at least 0 was expected.")
-    check_ids(ids[:, -config.n_positions :], "ids", config)
+    check_ids(ids[..., -config.n_positions :], "ids", config)
 
     prompt = ids.shape[1]
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below
@@ -109,3 +111,27 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
         for module, training in was_training:
             module.training = training
     return tokens
+
+
+def entropy(probabilities):
+    """How undecided a distribution is, in nats: probabilities (..., V) -> (...). 0: one token is certain; ln V: all are
+    alike (notebook 04)."""
+    return torch.special.entr(probabilities).sum(dim=-1)
+
+
+def repeated_ngrams(ids, n=4):
+    """The share of a sequence's n-grams that have occurred in it before: ids (T,) -> 0 to 1 (notebook 04)."""
+    ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+    ngrams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    if not ngrams:
+        raise ValueError(f"{len(ids)} tokens hold no {n}-gram: at least {n} were expected.")
+    return 1 - len(set(ngrams)) / len(ngrams)
+
+
+def distinct_words(text):
+    """The share of different words among a text's words, upper and lower case alike: 0 to 1; a text without words: 0.
+
+    It falls as a text gets longer, so compare texts of equal length only (notebook 04).
+    """
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return len(set(words)) / max(1, len(words))

@@ -54,7 +54,7 @@ def _median(x):
 def histogram(values, low=-1.0, high=1.0, bins=200):
     """Counts of values in equal bins from low to high, and how many lie outside: {"low", "high", "counts",
     "outside"}."""
-    x = values.detach().flatten().float().cpu()
+    x = values.detach().flatten().cpu().double()  # in float32 a bin stops counting at 16,777,216
     counts = torch.histc(x, bins, low, high).long()
     return {"low": low, "high": high, "counts": counts.tolist(), "outside": len(x) - int(counts.sum())}
 

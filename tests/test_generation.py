@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from helpers.generation import KeyValueCache, generate, next_token_probabilities
+from helpers.generation import (
+    KeyValueCache,
+    distinct_words,
+    entropy,
+    generate,
+    next_token_probabilities,
+    repeated_ngrams,
+)
 from helpers.model import GPT
 from tests.conftest import TINY
 
@@ -28,7 +35,9 @@ def test_top_k_and_top_p_keep_the_right_tokens():
     torch.testing.assert_close(next_token_probabilities(LOGITS, top_k=2), torch.tensor([2 / 3, 1 / 3, 0, 0]))
     torch.testing.assert_close(next_token_probabilities(LOGITS, top_p=0.6), torch.tensor([2 / 3, 1 / 3, 0, 0]))
     torch.testing.assert_close(next_token_probabilities(LOGITS, top_p=0.4), torch.tensor([1.0, 0, 0, 0]))
-    torch.testing.assert_close(next_token_probabilities(LOGITS, top_p=1.0), next_token_probabilities(LOGITS))
+    many = torch.randn(50_257, generator=torch.Generator().manual_seed(0)) * 4
+    assert torch.equal(next_token_probabilities(many, top_p=1.0), next_token_probabilities(many))
+    torch.testing.assert_close(next_token_probabilities(LOGITS, temperature=1e-30), torch.tensor([1.0, 0, 0, 0]))
     assert (next_token_probabilities(torch.zeros(5), top_k=1) > 0).sum() == 1  # a tie keeps one, not all
     assert (next_token_probabilities(LOGITS, top_k=99) > 0).all()
 
@@ -65,6 +74,14 @@ def test_cached_and_uncached_text_are_identical_also_past_the_context(tiny, rows
         best = tiny(by_hand[:, -TINY.n_positions :])[:, -1].argmax(-1, keepdim=True)
         by_hand = torch.cat([by_hand, best], dim=1)
     assert torch.equal(cached, by_hand)
+
+
+def test_the_cache_reads_each_token_once_and_only_the_last_is_scored(tiny):
+    read, scored = [], []
+    tiny.transformer.wte.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+    tiny.lm_head.register_forward_hook(lambda module, inputs, output: scored.append(tuple(output.shape)))
+    generate(tiny, prompt(2, 4), 5)
+    assert read == [4, 1, 1, 1, 1] and scored == [(2, 1, TINY.vocab_size)] * 5
 
 
 def test_cached_logits_equal_a_full_pass(tiny):
@@ -118,6 +135,8 @@ def test_bad_arguments_are_named(tiny):
     assert torch.equal(generate(tiny, prompt(), 0), prompt())
     with pytest.raises(ValueError, match="max_new_tokens=-1"):
         generate(tiny, prompt(), -1)
+    with pytest.raises(ValueError, match=r"ids\[None\]"):
+        generate(tiny, prompt()[0], 3)
     with pytest.raises(ValueError, match="0 tokens"):
         generate(tiny, prompt(1, 4)[:, :0], 3)
     with pytest.raises(ValueError, match="this model knows 0 to 100"):
@@ -128,3 +147,25 @@ def test_dropout_is_off_while_generating():
     torch.manual_seed(0)
     model = GPT(TINY.__class__(**{**TINY.__dict__, "dropout": 0.5})).train()
     assert torch.equal(generate(model, prompt(), 8, top_k=1), generate(model, prompt(), 8, top_k=1))
+
+
+def test_entropy_of_known_distributions():
+    assert entropy(torch.tensor([1.0, 0, 0, 0])).item() == 0
+    four = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]])
+    torch.testing.assert_close(entropy(four), torch.log(torch.tensor([4.0, 2.0])))
+    probabilities = next_token_probabilities(torch.randn(3, 7, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(entropy(probabilities), torch.distributions.Categorical(probabilities).entropy())
+
+
+def test_repeated_ngrams_are_counted():
+    assert repeated_ngrams(range(10)) == 0
+    assert repeated_ngrams([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)  # 5 four-grams, the last is the first
+    assert repeated_ngrams(torch.zeros(14, dtype=torch.int64)) == pytest.approx(10 / 11)
+    assert repeated_ngrams([1, 1, 1], n=1) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="no 4-gram"):
+        repeated_ngrams([1, 2, 3])
+
+
+def test_distinct_words():
+    assert distinct_words("The ship, the SHIP; a sea.") == pytest.approx(4 / 6)
+    assert distinct_words("… 42 _") == 0
