@@ -132,7 +132,7 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
         rows, columns = (sorted({key[i] for key in table}) for i in (0, 1))
         values = [[table[row, column] for column in columns] for row in rows]
         sns.heatmap(values, ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, xticklabels=columns,
-                    yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})  # fmt: skip
+                    yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})
         finish(axis, heading, xlabel, ylabel)
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
@@ -150,7 +150,7 @@ def plot_matrices(matrices, title, labels, numbers=False, ylabel="looks from tok
         limits = {"vmin": 0, "vmax": 1} if np.all((values >= 0) & (values <= 1)) else {}
         sns.heatmap(values, mask=np.isinf(values), ax=axis, annot=numbers, fmt=".2f", cmap="cividis", square=True,
                     linewidths=1, xticklabels=labels, yticklabels=labels, cbar=not numbers,
-                    cbar_kws={"label": "weight", "shrink": 0.7}, annot_kws={"size": 14}, **limits)  # fmt: skip
+                    cbar_kws={"label": "weight", "shrink": 0.7}, annot_kws={"size": 14}, **limits)
         axis.set_facecolor("#bbbbbb")
         axis.grid(False)
         axis.tick_params(axis="y", rotation=0)
@@ -212,7 +212,7 @@ def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token 
     axes = new_figure(width=2.0 + 1.5 * len(xlabels), height=2.2 + 0.5 * len(ylabels))
     sns.heatmap(np.asarray(values), ax=axes, annot=np.asarray(words, dtype=object), fmt="", cmap="cividis", vmin=0,
                 vmax=1, linewidths=1, xticklabels=xlabels, yticklabels=ylabels, annot_kws={"size": 14},
-                cbar_kws={"label": unit})  # fmt: skip
+                cbar_kws={"label": unit})
     axes.tick_params(axis="x", rotation=0)
     axes.tick_params(axis="y", rotation=0)
     finish(axes, title, xlabel, ylabel)
@@ -288,7 +288,7 @@ def plot_scaling(*panels):
             middle, low, high = np.array(list(curve.values())).T
             spread = np.clip([middle - low, high - middle], 0, None)
             axis.errorbar(curve.keys(), middle, yerr=spread, color=colour, marker=marker, markersize=9, capsize=5,
-                          linewidth=2.5, label=label)  # fmt: skip
+                          linewidth=2.5, label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_yscale("log")

@@ -107,7 +107,7 @@ def pooled(summaries):
     within_0.05 and, where all have the same bins, histogram."""
     counts = torch.tensor([part["count"] for part in summaries], dtype=torch.float64)
     means, stds, within = (torch.tensor([part[key] for part in summaries], dtype=torch.float64)
-                           for key in ("mean", "std", "within_0.05"))  # fmt: skip
+                           for key in ("mean", "std", "within_0.05"))
     total, mean = counts.sum(), (counts * means).sum() / counts.sum()
     squares = ((counts - 1) * stds**2 + counts * (means - mean) ** 2).sum()  # within the sets, and between them
     bars = [part["histogram"] for part in summaries]
@@ -116,7 +116,7 @@ def pooled(summaries):
         "within_0.05": ((counts * within).sum() / total).item(),
         "histogram": {**bars[0], "counts": [sum(column) for column in zip(*(bar["counts"] for bar in bars))],
                       "outside": sum(bar["outside"] for bar in bars)},
-    }  # fmt: skip
+    }
 
 
 def rank_correlation(values):

@@ -41,7 +41,7 @@ if large := missing("torch", "numpy", "transformers"):  # their builds fit this 
                      "(PyTorch for a GPU: https://pytorch.org/get-started/locally), then restart the kernel.")
 if small := missing("tiktoken", "torchinfo", "pooch", "seaborn", "tqdm", "safetensors"):
     if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *small]).returncode:
-        print(f"pip could not install {', '.join(small)}: cells that need it will stop. Connect and run this cell again.")
+        print(f"pip could not install {', '.join(small)}: cells that need it stop. Connect, then run this again.")
     importlib.invalidate_caches()
 
 from helpers import runtime
