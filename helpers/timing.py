@@ -1,6 +1,7 @@
 """Measuring time and memory honestly, and keeping what was measured on a GPU (notebook 03)."""
 
 import contextlib
+import ctypes
 import datetime
 import gc
 import json
@@ -67,7 +68,8 @@ def peak_memory(function, device="cpu"):
         torch.cuda.reset_peak_memory_stats(device)
         before, _ = torch.cuda.memory_allocated(device), function()
         return torch.cuda.max_memory_allocated(device) - before
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # pages that were freed but kept would be used again, and not be seen
         Path("/proc/self/clear_refs").write_text("5")  # the peak that Linux remembers starts again from here
         before, _, after = STATUS.read_text(), function(), STATUS.read_text()
         resident, peak = (int(re.search(rf"{n}:\s+(\d+)", s)[1]) for n, s in (("VmRSS", before), ("VmHWM", after)))
