@@ -1,4 +1,4 @@
-"""Notebook 03's exercises: solutions pass their check, stubs and typical wrong answers do not."""
+"""Notebook 03's exercises: typical wrong answers get a sentence that helps."""
 
 from statistics import mean, median
 

@@ -1,4 +1,4 @@
-"""Notebook 06's exercises: solutions pass their check, stubs and typical wrong answers do not."""
+"""Notebook 06's exercises: typical wrong answers get a sentence that helps."""
 
 import pytest
 import torch
@@ -6,28 +6,6 @@ import torch
 from helpers.exercises import nb06
 
 EXERCISES = {name: getattr(nb06, name) for name in ("median_distance", "pool", "folding")}
-
-
-def stub(*arguments):
-    return None
-
-
-def raises(*arguments):
-    raise RuntimeError("learner's code")
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-def test_solutions_pass(name, capsys):
-    EXERCISES[name].check(EXERCISES[name].solution)
-    assert "correct" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", EXERCISES)
-@pytest.mark.parametrize("attempt", [stub, raises])
-def test_stubs_do_not(name, attempt, capsys):
-    EXERCISES[name].check(attempt)
-    printed = capsys.readouterr().out
-    assert "not yet" in printed and ("returns None" in printed or attempt is raises)
 
 
 @pytest.mark.parametrize("name, attempt, message", [
@@ -42,7 +20,7 @@ def test_stubs_do_not(name, attempt, capsys):
     ("folding", lambda w, b, gamma, beta: (w / gamma, b + w @ beta), "columns"),
     ("folding", lambda w, b, gamma, beta: (w * gamma, b), "beta alone"),
     ("folding", lambda w, b, gamma, beta: (w * gamma, b + (w * gamma) @ beta), "beta alone"),
-])  # fmt: skip
+])
 def test_typical_mistakes_are_named(name, attempt, message, capsys):
     EXERCISES[name].check(attempt)
     printed = capsys.readouterr().out

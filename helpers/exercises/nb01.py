@@ -155,4 +155,3 @@ offset = Exercise(
     "a large number: the scores are divided by sqrt(d_k), and a gap of 10 makes a weight of almost 1.",
     _test_offset, offset_head,
 )
-EXERCISES = (window, causal, contributions, offset)

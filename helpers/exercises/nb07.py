@@ -151,4 +151,3 @@ bigram = Exercise(
     "Divide each row by its sum, but by at least 1. Look up the row of the token before.",
     _test_bigram, bigram_loss,
 )
-EXERCISES = (bits, windows, schedule, bigram)
