@@ -40,12 +40,12 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 class KeyValueCache:
     """The keys and values of all tokens that a model has read, so that each new token costs one row of work.
 
-    The buffers are allocated once, for the whole context. GPT-2 adds a learned position to every token, so the cache
-    cannot slide: once `length` reaches the context it is full.
+    The buffers are allocated once, for capacity tokens (by default the whole context). GPT-2 adds a learned position
+    to every token, so the cache cannot slide: once `length` reaches the context it is full.
     """
 
-    def __init__(self, config):
-        self.layers = [LayerCache(config.n_positions) for _ in range(config.n_layer)]
+    def __init__(self, config, capacity=None):
+        self.layers = [LayerCache(capacity or config.n_positions) for _ in range(config.n_layer)]
 
     @property
     def length(self):
@@ -93,7 +93,7 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
 
     prompt = ids.shape[1]
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below
-    cache = KeyValueCache(config)
+    cache = KeyValueCache(config, min(config.n_positions, tokens.shape[1]))
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

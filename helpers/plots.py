@@ -7,6 +7,7 @@ projected.
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.ticker import LogFormatterSciNotation
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
@@ -292,6 +293,7 @@ def plot_scaling(*panels):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.6)))
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
     plt.show()
     return axes

@@ -79,7 +79,9 @@ def device_name(device):
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return {"mps": "Apple GPU (MPS)", "cpu": f"CPU, {torch.get_num_threads()} threads"}.get(device.type, device.type)
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    return {"mps": "Apple GPU (MPS)", "cpu": cpu}.get(device.type, device.type)
 
 
 def describe():

@@ -28,8 +28,9 @@ class Timing(NamedTuple):
     high: float
 
     def __str__(self):
-        unit, factor = next((pair for pair in (("s", 1), ("ms", 1e3)) if self.median * pair[1] >= 1), ("µs", 1e6))
-        return f"{factor * self.median:.3g} {unit} ({factor * self.low:.3g} to {factor * self.high:.3g})"
+        unit, factor = next((p for p in (("s", 1), ("ms", 1e3)) if self.median * p[1] >= 0.9995), ("µs", 1e6))
+        middle, low, high = (f"{x:,.0f}" if x >= 1000 else f"{x:.3g}" for x in (factor * t for t in self))
+        return f"{middle} {unit} ({low} to {high})"
 
 
 def measure(function, device="cpu", at_least=0.1, runs=3):

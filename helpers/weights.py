@@ -13,9 +13,9 @@ QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 def summarise(values):
     """What a set of numbers looks like, as a dictionary. values: a tensor of any shape; computed in float64.
 
-    count, mean, std; mad, the median distance from the median, which a few huge values cannot move; kurtosis (excess:
-    0 for
-    a normal distribution); within_0.05, the share of values closer than 0.05 to zero; median_abs; min, max; quantiles.
+    count, mean, std; mad, the median distance from the median, which a few huge values cannot move; kurtosis (excess,
+    0 for a normal distribution); within_0.05, the share of values closer than 0.05 to zero; median_abs; min, max;
+    quantiles.
     Raises ValueError for fewer than two numbers or any that is not finite.
     """
     x = values.detach().flatten().cpu().double()  # MPS has no float64

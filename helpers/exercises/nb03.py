@@ -22,16 +22,18 @@ def seconds_per_run(function, wait, clock):
 
 
 class ToyGPU:
-    """A device that works on its own, in a time that is only counted: the first run is slow, and each fourth too."""
+    """A device that works on its own, in a time that is only counted: the first run is slow, each fourth too, and
+    now and then one is quick."""
 
-    launch, usual, first, disturbed = 0.001, 0.020, 0.500, 0.100
+    launch, usual, lucky, first, disturbed = 0.001, 0.020, 0.012, 0.500, 0.100
 
     def __init__(self):
         self.now, self.ready, self.calls = 0.0, 0.0, 0
 
     def function(self):
         self.calls += 1
-        work = self.first if self.calls == 1 else self.disturbed if self.calls % 4 == 0 else self.usual
+        slow, quick = self.calls % 4 == 0, self.calls % 7 == 3
+        work = self.first if self.calls == 1 else self.disturbed if slow else self.lucky if quick else self.usual
         self.now += self.launch
         self.ready = max(self.ready, self.now) + work
 
@@ -55,7 +57,7 @@ def _test_clock(attempt):
     if answer > right * runs:
         raise NotYet(f"{answer * 1e3:.0f} ms: is the slow first run in it, or several runs? Give the seconds of one.")
     raise NotYet(f"{answer * 1e3:.1f} ms; a usual run takes {right * 1e3:.0f} ms. Disturbed runs pull a mean up and a "
-                 "minimum hides them: take the median, wait() in each run, and before the first start.")
+                 "lucky one pulls a minimum down: take the median, wait() in each run, and before the first start.")
 
 
 # --- counting FLOPs --------------------------------------------------------------------------------------------------
