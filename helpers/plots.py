@@ -7,7 +7,6 @@ projected.
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.ticker import LogFormatterSciNotation
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
@@ -281,8 +280,8 @@ def plot_by_layer(panels, title):
 
 
 def plot_scaling(*panels):
-    """Measurements on two logarithmic axes, side by side. panels: dictionaries of title, xlabel, ylabel and
-    curves {label: {x: (median, low, high)}}, drawn with their spread."""
+    """Measurements over a logarithmic axis, side by side. panels: dictionaries of title, xlabel, ylabel,
+    curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear"."""
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.5))
     for axis, panel in zip(axes, panels):
         for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
@@ -292,8 +291,7 @@ def plot_scaling(*panels):
                           linewidth=2.5, label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.set_yscale("log")
-        axis.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(2, 0.6)))
+        axis.set_yscale(panel.get("yscale", "log"))
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
     plt.show()
     return axes
