@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,10 +148,9 @@ def reachable_hosts():
     threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in HOSTS]
     for thread in threads:
         thread.start()
-    waited = threading.Event()
-    watcher = threading.Thread(target=lambda: ([thread.join() for thread in threads], waited.set()), daemon=True)
-    watcher.start()
-    waited.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
     return frozenset(answered)
 
 
@@ -260,17 +260,19 @@ def gpt2_weights():
                     return Asset(Path(found[0]).parent, title)
     if "huggingface.co" in reachable_hosts():
         try:
-            for name, expected in GPT2_FILES.items():
-                path = huggingface_hub.hf_hub_download(
-                    GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=own_cache
-                )
-                if not _is_sound(Path(path), expected, in_cache=True):
-                    path = huggingface_hub.hf_hub_download(
-                        GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=own_cache, force_download=True
-                    )
-                    if not _is_sound(Path(path), expected, in_cache=True):
-                        raise OSError(f"what came for {name} is not the file that the course knows")
-            return Asset(Path(path).parent, title)
+            paths = [_fetch_from_hub(name, expected, own_cache) for name, expected in GPT2_FILES.items()]
+            return Asset(paths[0].parent, title)
         except Exception as error:  # each of the hub's transports has failures of its own
             problem = f"{type(error).__name__}: {error}".splitlines()[0]
     return stand_in(Path("gpt2-course"), "the course's small GPT-2 (data/gpt2-course)", title, problem)
+
+
+def _fetch_from_hub(name, expected, cache):
+    """A file of GPT-2 small from huggingface.co, fetched a second time if it comes damaged; then OSError."""
+    for again in (False, True):
+        path = huggingface_hub.hf_hub_download(
+            GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=cache, force_download=again
+        )
+        if _is_sound(Path(path), expected, in_cache=True):
+            return Path(path)
+    raise OSError(f"what came for {name} is not the file that the course knows")
