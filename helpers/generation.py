@@ -1,9 +1,14 @@
 """From scores to text: the next token's distribution, and generation with a key/value cache (notebooks 04 and 07)."""
 
+import contextlib
+import functools
 import re
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
+from helpers import runtime
 from helpers.model import check_ids
 
 
@@ -15,15 +20,7 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     tokens that together have at least the probability p. Everything else becomes exactly 0.
     Raises ValueError for a temperature of 0 or below, a top_k below 1 and a top_p outside (0, 1].
     """
-    if not temperature > 0:
-        raise ValueError(
-            f"temperature={temperature}: a number above 0 was expected. For the single most likely token use top_k=1."
-        )
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"top_k={top_k!r}: a whole number of at least 1, or None for all tokens, was expected.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p!r}: a probability above 0 and up to 1, or None for all tokens, was expected.")
-
+    check_sampling(temperature, top_k, top_p)
     logits = (logits.float() - logits.amax(dim=-1, keepdim=True)) / temperature  # the best is 0: nothing overflows
     if top_k is not None:
         best = logits.topk(min(top_k, logits.shape[-1])).indices
@@ -35,6 +32,18 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered * needed)
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     return probabilities
+
+
+def check_sampling(temperature, top_k, top_p):
+    """Raises ValueError unless these settings make a distribution."""
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature={temperature}: a number above 0 was expected. For the single most likely token use top_k=1."
+        )
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: a whole number of at least 1, or None for all tokens, was expected.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p!r}: a probability above 0 and up to 1, or None for all tokens, was expected.")
 
 
 class KeyValueCache:
@@ -52,6 +61,11 @@ class KeyValueCache:
         """How many tokens each layer has stored."""
         return self.layers[-1].length
 
+    @property
+    def position(self):
+        """Where the next token stands."""
+        return self.length
+
 
 class LayerCache:
     """One block's keys and values."""
@@ -60,13 +74,13 @@ class LayerCache:
         self.capacity, self.length = capacity, 0
 
     def append(self, k, v):
-        """Stores k, v (B, nh, T, hs) and returns all keys and values so far, each (B, nh, length, hs).
+        """Stores k, v (B, nh, T, hs) and returns all keys and values so far, each (B, nh, length, hs), and no mask.
 
         Raises ValueError when several tokens come at once to a cache that is not empty (that would need a mask).
         """
         B, nh, T, hs = k.shape
         if self.length == 0:
-            self.keys, self.values = (k.new_empty(B, nh, self.capacity, hs) for _ in "kv")
+            self.keys, self.values = (k.new_zeros(B, nh, self.capacity, hs) for _ in "kv")
         elif T > 1:
             raise ValueError(
                 f"{T} tokens at once for a cache that holds {self.length}: "
@@ -75,7 +89,7 @@ class LayerCache:
         start, self.length = self.length, self.length + T
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length], None
 
 
 def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None, use_cache=True):
@@ -84,25 +98,33 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     top_k=1 is greedy decoding. generator: a torch.Generator, for the same text again; on a CPU it also gives the same
     draws for a model on a GPU. Past the model's context the window slides: the model then sees the last n_positions
     tokens, which have new positions, so they are read again. use_cache=False reads everything again for every token.
+    On a GPU of NVIDIA's a step is recorded once and then replayed (RecordedStep), so hooks do not see each token.
     The model's train/eval state is what it was before, whatever happens. Raises ValueError for impossible arguments.
     """
     config = model.config
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens!r}: a whole number of at least 0 was expected.")
+    check_sampling(temperature, top_k, top_p)
     check_ids(ids[..., -config.n_positions :], "ids", config)
 
-    prompt = ids.shape[1]
+    prompt, done = ids.shape[1], 0
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below
     cache = KeyValueCache(config, min(config.n_positions, tokens.shape[1]))
+    read = functools.partial(model, cache=cache, last_only=True)  # new ids (B, T) -> logits (B, 1, V)
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_decoding(model):
             for end in range(prompt, prompt + max_new_tokens):
                 if use_cache and end <= config.n_positions:
-                    logits = model(tokens[:, cache.length : end], cache=cache, last_only=True)  # (B, 1, V)
+                    logits, done = read(tokens[:, done:end]), end
+                    if end == prompt and ids.is_cuda and max_new_tokens > 4:
+                        read = RecordedStep(model, cache, tokens[:, :1])
                 else:
                     logits = model(tokens[:, max(0, end - config.n_positions) : end], last_only=True)
+                if top_k == 1:
+                    tokens[:, end] = logits[:, -1].argmax(dim=-1)  # (B, V) -> (B,)
+                    continue
                 probabilities = next_token_probabilities(logits[:, -1], temperature, top_k, top_p)  # (B, V)
                 if generator is not None:
                     probabilities = probabilities.to(generator.device)
@@ -111,6 +133,104 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
         for module, training in was_training:
             module.training = training
     return tokens
+
+
+class RecordedStep:
+    """Reading one more token on a GPU, as one launch instead of hundreds: a CUDA graph (notebook 03).
+
+    step(token) with token (B, 1) int64 -> logits (B, 1, V), which the next call overwrites. cache holds the prompt. A
+    graph repeats the same kernels on the same memory: hence a static cache, and a tensor for the position.
+    """
+
+    def __init__(self, model, cache, token):
+        self.token = token.clone()
+        self.position = torch.full((1,), cache.length, device=token.device)
+        read = functools.partial(model, cache=StaticCache(cache, self.position), last_only=True)
+        self.replay, self.logits = self.record(lambda: read(self.token))
+
+    @staticmethod
+    def record(function):
+        """Records what function() gives to the GPU. Returns what repeats it, and the tensor that it fills."""
+        stream = torch.cuda.Stream()  # a first run on a stream of its own, in which libraries choose their kernels
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = function()
+        return graph.replay, result
+
+    def __call__(self, token):
+        self.token.copy_(token)
+        self.replay()
+        self.position += 1
+        return self.logits
+
+
+class StaticCache:
+    """A KeyValueCache seen as tensors of fixed shape: attention reads the whole buffers, under a mask."""
+
+    def __init__(self, cache, position):
+        self.length, self.position = cache.length, position  # (1,)
+        self.layers = [StaticLayer(layer, position) for layer in cache.layers]
+
+
+class StaticLayer:
+    """One block's part of a StaticCache."""
+
+    def __init__(self, layer, position):
+        self.keys, self.values, self.position = layer.keys, layer.values, position
+
+    def append(self, k, v):
+        """Stores k, v (B, nh, 1, hs); returns keys and values (B, nh, capacity, hs) and which may be seen (capacity,)."""
+        self.keys.index_copy_(2, self.position, k)
+        self.values.index_copy_(2, self.position, v)
+        return self.keys, self.values, torch.arange(self.keys.shape[2], device=k.device) <= self.position
+
+
+@contextlib.contextmanager
+def fast_decoding(model):
+    """A context for reading one token at a time with the kernels that are fastest on this machine (notebook 03)."""
+    weight = model.lm_head.weight
+    with runtime.matmul_precision(runtime.fastest_matmul(weight.device)), contextlib.ExitStack() as stack:
+        threads = torch.get_num_threads()
+        autocast = torch.is_autocast_enabled("cpu")
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and threads > 1 and not autocast:
+            if splitting_helps(*weight.shape, threads):
+                stack.enter_context(SplitOneRow())
+        yield
+
+
+@functools.cache
+def splitting_helps(rows, width, threads):
+    """Whether split_linear is clearly faster than F.linear on this CPU, tried out once for each size."""
+    weight, x = torch.ones(min(rows, 16384), width), torch.ones(1, width)
+    return runtime.times_faster(lambda: split_linear(x, weight), lambda: F.linear(x, weight)) > 1.3
+
+
+class SplitOneRow(TorchFunctionMode):
+    """While it is on, F.linear of a single row is computed by split_linear."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear and args[0].numel() == args[0].shape[-1]:
+            function = split_linear
+        return function(*args, **(kwargs or {}))
+
+
+def split_linear(x, weight, bias=None):
+    """F.linear of a single row: x (..., 1, I), weight (O, I), bias (O,) -> (..., 1, O), on all threads of the CPU.
+
+    Some libraries multiply one row by a matrix on a single core. As a batch of several smaller products, cut from the
+    weight without a copy, it keeps all of them busy (notebook 03).
+    """
+    parts, (O, I) = torch.get_num_threads(), weight.shape
+    whole = O - O % parts
+    pieces = weight[:whole].view(parts, whole // parts, I)
+    y = torch.bmm(pieces, x.reshape(1, I, 1).expand(parts, I, 1)).view(whole)  # (parts, O / parts, I) -> (O,)
+    if whole < O:
+        y = torch.cat([y, weight[whole:] @ x.reshape(I)])
+    return (y if bias is None else y + bias).view(*x.shape[:-1], O)
 
 
 def entropy(probabilities):

@@ -1,10 +1,13 @@
 """The machine that the course runs on: device, precision, run size, seeds, and a look at a helper's source."""
 
 import contextlib
+import functools
 import inspect
 import os
 import platform
 import random
+import statistics
+import time
 
 import torch
 
@@ -46,18 +49,74 @@ def by_size(smoke, laptop, full):
     return {"smoke": smoke, "laptop": laptop, "full": full}[run_size()]
 
 
-def compute_dtype(device):
-    """The type to multiply matrices in: bfloat16 where a GPU has it in hardware, float16 on an older one (a T4), else
-    float32."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def compute_dtype(device, precision="auto"):
+    """The type to multiply matrices in. "auto": bfloat16 where a GPU has it in hardware, float16 on an older one (a
+    T4), else float32; "fp32", "bf16" and "fp16" say it themselves."""
+    if precision != "auto":
+        return DTYPES[precision]
     if torch.device(device).type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def autocast(device):
+def autocast(device, precision="auto"):
     """A context in which the device's matrix products run in its compute_dtype; parameters stay in float32."""
-    dtype = compute_dtype(device)
+    dtype = compute_dtype(device, precision)
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
+
+
+def times_faster(new, old, readings=7):
+    """How many times faster new() is than old(): the median ratio of several readings in turn, so that a machine that
+    changes its speed meanwhile changes it for both (notebook 03). For the CPU only: it does not wait for a GPU."""
+
+    def seconds(function):
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    ratios = [seconds(old) / seconds(new) for _ in range(readings + 1)]
+    return statistics.median(ratios[1:])  # the first reading only warms up
+
+
+@contextlib.contextmanager
+def matmul_precision(precision):
+    """A context for float32 matrix products with torch.set_float32_matmul_precision, which is a setting of the whole
+    process: at the end it is what it was before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fastest_matmul(device):
+    """The setting of float32 matrix products to use on a device: "medium" or "highest" (notebook 03).
+
+    "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
+    float32 kernel, twice as fast (AMD), on others to a slower one. So both are tried, once for each number of threads:
+    "medium" must be clearly faster and not less exact. On a GPU mixed precision does the work, and this stays "highest".
+    """
+    return _fastest_cpu_matmul(torch.get_num_threads()) if torch.device(device).type == "cpu" else "highest"
+
+
+@functools.cache
+def _fastest_cpu_matmul(threads):
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(512, 768, generator=generator) for _ in "xw")
+    exact = x.double() @ w.double().T
+
+    def product(precision):
+        with matmul_precision(precision):
+            return x @ w.T
+
+    medium, highest = ((product(precision) - exact).abs().max() for precision in ("medium", "highest"))
+    exact_enough = medium < 4 * highest
+    faster = exact_enough and times_faster(lambda: product("medium"), lambda: product("highest")) > 1.25
+    return "medium" if faster else "highest"
 
 
 def seed_everything(seed):

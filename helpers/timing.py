@@ -18,7 +18,7 @@ from torch.utils import benchmark
 from helpers import assets, runtime
 
 FOLDER, STATUS = assets.ROOT / "data" / "measurements", Path("/proc/self/status")
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, **runtime.DTYPES}
 
 
 class Timing(NamedTuple):
@@ -56,10 +56,9 @@ def precisions(device):
 @contextlib.contextmanager
 def precision(name, device):
     """A context for matrix products in the precision of that name. tf32 is a setting of the whole process."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())  # at the end
-        torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        yield stack.enter_context(torch.autocast(torch.device(device).type, DTYPES[name], enabled="16" in name))
+    with runtime.matmul_precision("high" if name == "tf32" else "highest"):
+        with torch.autocast(torch.device(device).type, DTYPES[name], enabled="16" in name):
+            yield
 
 
 def peak_memory(function, device="cpu"):

@@ -47,6 +47,8 @@ class TrainConfig:
     sample_every: int = 100  # steps between two samples of text
     sample_tokens: int = 40
     seed: int = 1337
+    precision: str = "auto"  # of matrix products: "fp32", "bf16", "fp16", or what suits the device (runtime.py)
+    compile: bool = False  # torch.compile: faster steps, after a wait of up to a minute; needs a C++ compiler
 
     def __post_init__(self):
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -55,6 +57,9 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"TrainConfig({name}={value!r}): a whole number of at least 1 was expected.")
+        if self.precision not in ("auto", *runtime.DTYPES):
+            allowed = ", ".join(("auto", *runtime.DTYPES))
+            raise ValueError(f"TrainConfig(precision={self.precision!r}): one of {allowed} was expected.")
         if not self.learning_rate > 0:
             raise ValueError(
                 f"TrainConfig(learning_rate={self.learning_rate!r}): a number above 0 was expected, such as 6e-4."
@@ -146,7 +151,7 @@ def make_optimizer(model, config):
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
-def evaluate(model, ids, context, batch_size=16):
+def evaluate(model, ids, context, batch_size=16, precision="auto"):
     """The mean loss in nats per token over all of ids, (N,) int64, in windows of `context` tokens laid end to end."""
     corpus.check_length(ids, 1)
     device = next(model.parameters()).device
@@ -157,7 +162,7 @@ def evaluate(model, ids, context, batch_size=16):
         windows.append((ids[None, whole:-1], ids[None, whole + 1 :]))
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), runtime.autocast(device):
+    with torch.inference_mode(), runtime.autocast(device, precision):
         total = sum(model(x.to(device), y.to(device)).item() * x.numel() for x, y in windows)
     model.train(was_training)
     return total / (len(ids) - 1)
@@ -180,10 +185,10 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     out = None if out is None else Path(out)
     history = History()
     optimizer = make_optimizer(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=runtime.compute_dtype(device) == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=runtime.compute_dtype(device, config.precision) == torch.float16)
     batches = torch.Generator().manual_seed(config.seed)
     data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
-    run = _Run(model, optimizer, scaler, batches, history, config, data)
+    run = _Run(model, optimizer, scaler, batches, history, config, data, runtime.fastest_matmul(device))
     if resume:
         run.load(out, device)
     elif out is not None and (out / CHECKPOINT).exists():
@@ -200,23 +205,28 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
 
     def report(step):
         if due(step, config.eval_every, history.test_step):
-            history.test_loss.append(evaluate(model, measured, config.context, config.batch_size))
+            loss = evaluate(model, measured, config.context, config.batch_size, config.precision)
+            history.test_loss.append(loss)
             history.test_step.append(step)
         if tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
-            history.samples.append((step, sample_text(model, tokenizer, config.sample_tokens, seed=config.seed)))
+            with runtime.autocast(device, config.precision):
+                text = sample_text(model, tokenizer, config.sample_tokens, seed=config.seed)
+            history.samples.append((step, text))
             if progress:
                 tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
 
     model.train()
+    trained = torch.compile(model) if config.compile else model  # the same parameters
     first = len(history.train_loss)
     bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress, mininterval=0.5)
-    with bar, _finish_step_when_interrupted() as interrupted:
+    with bar, runtime.matmul_precision(run.matmul), _finish_step_when_interrupted() as interrupted:
         try:
             report(first)
             for step in range(first, config.steps):
                 rate = config.learning_rate_at(step)
                 x, y = corpus.random_batch(train_ids, config.batch_size, config.context, batches, device)
-                history.train_loss.append(_update(model, optimizer, scaler, x, y, rate, config.clip_norm))
+                loss = update(trained, optimizer, scaler, x, y, rate, config)
+                history.train_loss.append(loss)
                 history.learning_rate.append(rate)
                 report(step + 1)
                 bar.update()
@@ -227,6 +237,11 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                 if out is not None and (step + 1) % config.eval_every == 0:
                     run.save(out)
         except RuntimeError as error:
+            if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise RuntimeError(
+                    "torch.compile did not succeed here; it needs a C++ compiler (on Linux: install g++), on a GPU also "
+                    f"Triton. Install it, or train with compile=False. It said: {str(error).strip().splitlines()[0]}"
+                ) from error
             if not any(said in str(error) for said in ("out of memory", "not enough memory", "allocate memory")):
                 raise
             raise RuntimeError(
@@ -243,21 +258,23 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     return history
 
 
-def _update(model, optimizer, scaler, x, y, rate, clip_norm):
+def update(model, optimizer, scaler, x, y, rate, config):
     """One step: loss, gradient, clipping, update. Returns the loss before the update, in nats per token."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with runtime.autocast(x.device):
+    with runtime.autocast(x.device, config.precision):
         loss = model(x, y)
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"The loss became {loss.item()} at a learning rate of {rate:.2g}. Lower it.")
     scaler.scale(loss).backward()  # the scaler does nothing unless the matrices are float16
     scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    value = loss.item()  # a GPU is waited for here and nowhere else: it still has all of the step to do
+    if not math.isfinite(value):
+        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"The loss became {value} at a learning rate of {rate:.2g}. Lower it.")
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return loss.item()
+    return value
 
 
 def _check_data(model, train_ids, test_ids, config):
@@ -317,12 +334,14 @@ class _Run:
     history: History
     config: TrainConfig
     data: str  # sha256 of the training tokens
+    matmul: str  # the setting of float32 matrix products
 
     def save(self, out):
         state = {
             "model_config": asdict(self.model.config),
             "train_config": asdict(self.config),
             "data": self.data,
+            "matmul": self.matmul,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -351,6 +370,7 @@ class _Run:
         if len(state["history"]["train_loss"]) > now.steps:
             done = len(state["history"]["train_loss"])
             raise ValueError(f"{out / CHECKPOINT} has {done} steps already; steps={now.steps} was asked for.")
+        self.matmul = state.get("matmul", "highest")  # another kernel rounds differently: the losses would not be the same
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

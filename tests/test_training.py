@@ -22,6 +22,7 @@ CONFIG = TrainConfig(
     steps=12, batch_size=4, context=16, learning_rate=1e-2, warmup_steps=3, eval_every=4, sample_every=4,
     sample_tokens=3,
 )
+CLIPPED = replace(CONFIG, clip_norm=0.5)
 TRAIN = torch.arange(2000) * 7 % 64
 TEST = torch.arange(301) * 7 % 64
 
@@ -41,15 +42,15 @@ def weights(model):
 
 
 def test_it_learns_and_history_is_complete(tmp_path):
-    config = replace(CONFIG, steps=60, learning_rate=3e-2)
+    config = replace(CONFIG, steps=120, learning_rate=3e-2)
     model, history = train(config, out=tmp_path)
     assert history.test_loss[0] == pytest.approx(math.log(64), abs=0.3)
     assert history.test_loss[-1] < 1.0  # the sequence is a rule: it can be learned
     arrays = history.as_arrays()
-    assert arrays["train_loss"].shape == (60,) and arrays["test_step"].tolist() == list(range(0, 61, 4))
+    assert arrays["train_loss"].shape == (120,) and arrays["test_step"].tolist() == list(range(0, 121, 4))
     with open(tmp_path / HISTORY, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 61 and [float(row["train_loss"]) for row in rows[1:]] == history.train_loss
+    assert len(rows) == 121 and [float(row["train_loss"]) for row in rows[1:]] == history.train_loss
     assert {int(row["step"]): float(row["test_loss"]) for row in rows if row["test_loss"]} == dict(
         zip(history.test_step, history.test_loss)
     )
@@ -65,7 +66,7 @@ def test_the_same_seed_gives_the_same_run():
 @pytest.mark.parametrize("stop", [1, 4, 7])
 def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, monkeypatch, stop):
     whole_model, whole = train(out=tmp_path / "whole")
-    steps, real = 0, training._update
+    steps, real = 0, training.update
 
     def interrupted_update(*arguments):
         nonlocal steps
@@ -74,10 +75,10 @@ def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, mon
             signal.raise_signal(signal.SIGINT)
         return real(*arguments)
 
-    monkeypatch.setattr(training, "_update", interrupted_update)
+    monkeypatch.setattr(training, "update", interrupted_update)
     _, part = train(out=tmp_path / "part")
     assert part.interrupted and len(part.train_loss) == stop
-    monkeypatch.setattr(training, "_update", real)
+    monkeypatch.setattr(training, "update", real)
     torch.manual_seed(999)  # the state of the new process does not matter
     model, history = train(model=GPT(MODEL), out=tmp_path / "part", resume=True)
     assert not history.interrupted
@@ -121,7 +122,7 @@ def test_a_longer_run_may_resume_but_another_one_may_not(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_learns_samples_and_resumes(tmp_path, monkeypatch, dtype):
     """The path of a GPU, on the CPU: matrices in 16 bits, parameters in 32, and a scaled loss for float16 (a T4)."""
-    monkeypatch.setattr(runtime, "compute_dtype", lambda device: dtype)
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision: dtype)
     tokenizer = corpus.load_tokenizer("course")
     torch.manual_seed(1)
     model = GPT(replace(MODEL, vocab_size=tokenizer.vocab_size))
@@ -195,7 +196,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient():
     model, twin = new_model().eval(), new_model().eval()
     x, y = corpus.random_batch(TRAIN, 4, 16, torch.Generator().manual_seed(0))
     optimizer = training.make_optimizer(model, CONFIG)
-    loss = training._update(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), x, y, 0.01, 0.5)
+    loss = training.update(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), x, y, 0.01, CLIPPED)
     expected = twin(x, y)
     expected.backward()
     assert loss == pytest.approx(expected.item())
@@ -282,13 +283,13 @@ def test_too_little_memory_gives_advice(message):
 
 
 def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
-    monkeypatch.setattr(runtime, "compute_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision: torch.float16)
     clipped = []
     real = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: clipped.append(real(p, limit)))
     model, twin = new_model().eval(), new_model().eval()
     x, y = corpus.random_batch(TRAIN, 4, 16, torch.Generator().manual_seed(0))
-    training._update(model, training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu"), x, y, 0.01, 0.5)
+    training.update(model, training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu"), x, y, 0.01, CLIPPED)
     twin(x, y).backward()
     assert clipped[0].item() == pytest.approx(real(twin.parameters(), 9e9).item(), rel=0.02)
 
@@ -296,13 +297,13 @@ def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
 def test_evaluation_uses_the_devices_precision(monkeypatch):
     model, seen = new_model(), []
     model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    monkeypatch.setattr(runtime, "compute_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision: torch.bfloat16)
     training.evaluate(model, TEST, 16)
     assert set(seen) == {torch.bfloat16}
 
 
 def test_an_unusable_folder_is_noticed_before_any_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_update", lambda *_: pytest.fail("it trained first"))
+    monkeypatch.setattr(training, "update", lambda *_: pytest.fail("it trained first"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError):
         train(out=tmp_path / "file")
