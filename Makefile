@@ -15,12 +15,15 @@ STAMP := .venv/installed
 # The kernel named python3 is the one in .venv, whatever else this user has installed.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help course lab test outputs publish install clean
+ARGS ?=
+
+.PHONY: help course lab test bench outputs publish install clean
 
 help:
 	@echo make course - run all notebooks at the size of this machine: copies and HTML in build/
 	@echo make lab - open JupyterLab on the notebooks
 	@echo make test - run all tests, and all notebooks in smoke size
+	@echo make bench - time Model 5 against the GPT-2 of Hugging Face on this machine: ARGS=--help shows the choices
 	@echo make outputs - run all notebooks and write the outputs into them, for a commit
 	@echo make publish REPO=https://github.com/me/my-copy - write that address into badges and setup cells
 	@echo make install - only make .venv and install
@@ -35,6 +38,9 @@ lab: $(STAMP)
 test: export COURSE_SIZE := smoke
 test: $(STAMP)
 	$(VENV_PYTHON) -m pytest tests notebooks --nbmake
+
+bench: $(STAMP)
+	$(VENV_PYTHON) benchmarks/bench.py $(ARGS)
 
 outputs: $(STAMP)
 	$(VENV_PYTHON) scripts/run_notebooks.py --in-place

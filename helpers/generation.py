@@ -183,10 +183,11 @@ class StaticLayer:
         self.keys, self.values, self.position = layer.keys, layer.values, position
 
     def append(self, k, v):
-        """Stores k, v (B, nh, 1, hs); returns keys and values (B, nh, capacity, hs) and which may be seen (capacity,)."""
+        """Stores k, v (B, nh, 1, hs). Returns keys and values (B, nh, capacity, hs) and which of them may be seen."""
         self.keys.index_copy_(2, self.position, k)
         self.values.index_copy_(2, self.position, v)
-        return self.keys, self.values, torch.arange(self.keys.shape[2], device=k.device) <= self.position
+        seen = torch.arange(self.keys.shape[2], device=k.device) <= self.position  # (capacity,)
+        return self.keys, self.values, seen[None]
 
 
 @contextlib.contextmanager

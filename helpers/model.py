@@ -86,7 +86,7 @@ class CausalSelfAttention(nn.Module):
             k,
             v,
             attn_mask=mask,
-            is_causal=T > 1,  # a single new token may look at everything that is there
+            is_causal=cache is None or T > 1,  # one new token may look at everything that is in the cache
             dropout_p=self.dropout if self.training else 0.0,
         )
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
@@ -239,7 +239,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, targets, rows, with_gradient):
-        dtype = (x[:1] @ weight[:1].T).dtype  # 16 bits under autocast
+        dtype = (x[:0] @ weight[:0].T).dtype  # what products come out in: 16 bits under autocast
         matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
         x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
         for piece, target, found in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
@@ -252,11 +252,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     weight_grad.addmm_(grad.T, piece)  # (V, rows) and (rows, C) -> (V, C)
                 else:  # many products in 16 bits, added up in 32
                     weight_grad += grad.T @ piece
-        ctx.save_for_backward(x_grad, weight_grad)
+        if with_gradient:
+            ctx.save_for_backward(x_grad.div_(len(x)), weight_grad.div_(len(x)))
         return loss / len(x)
 
     @staticmethod
     def backward(ctx, scale):
         x_grad, weight_grad = ctx.saved_tensors
-        scale = scale / len(x_grad)
+        if scale.device.type == "cpu" and not torch.compiler.is_compiling() and scale == 1:
+            return x_grad, weight_grad, None, None, None  # saves a copy as large as the vocabulary's matrix
         return x_grad * scale, weight_grad * scale, None, None, None
