@@ -26,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 FOLDER = ROOT / "data" / "measurements"
@@ -499,12 +501,13 @@ def table(result):
     for row in rows:
         if row["memory"]:
             _, ratio = ratios(rows, row)
+            least = row["memory"] / (16 * result["parameters"])  # 4 bytes for each weight and gradient, 8 for Adam
             lines.append(f"| peak memory of training | {ARMS[row['arm']]} | {row['memory'] / 2**20:,.0f} MiB "
-                         f"| {'' if ratio is None else f'{ratio:.2f}'} | {row['memory'] / (16 * result['parameters']):.2f} "
-                         "times weights, gradients and Adam | |")
-    title = f"**{result['device']}**, {result['threads']} threads" if result["type"] == "cpu" else f"**{result['device']}**"
-    return (f"{title}; torch {result['torch']}, transformers {result['transformers']}, {result['date']}; "
-            f"{result['rounds']} rounds\n\n" + "\n".join(lines) + "\n")
+                         f"| {'' if ratio is None else f'{ratio:.2f}'} "
+                         f"| {least:.2f} times weights, gradients, Adam | |")
+    threads = f", {result['threads']} threads" if result["type"] == "cpu" else ""
+    return (f"**{result['device']}**{threads}; torch {result['torch']}, transformers {result['transformers']}, "
+            f"{result['date']}; {result['rounds']} rounds\n\n" + "\n".join(lines) + "\n")
 
 
 def readme_block(folder=FOLDER):
@@ -526,12 +529,10 @@ def write_readme(root=ROOT):
 
 def check_memory(arms, size):
     """Stops before the machine swaps: each arm trains in a process of its own."""
-    import psutil
-
     needed, free = 4.5e9 * len(arms) if size == "gpt2" else 0, psutil.virtual_memory().available
     if free < needed:
-        raise SystemExit(f"bench: {len(arms)} arms need about {needed / 1e9:.0f} GB of free memory, and {free / 1e9:.0f} "
-                         "GB are free. Close other programs, or compare fewer: --arms hf course")
+        raise SystemExit(f"bench: {len(arms)} arms need about {needed / 1e9:.0f} GB of free memory, and "
+                         f"{free / 1e9:.0f} GB are free. Close other programs, or compare fewer: --arms hf course")
 
 
 def main(arguments=None):
@@ -542,7 +543,7 @@ def main(arguments=None):
     add("--arms", nargs="+", choices=ARMS, default=None, help="default: all but the compiled one on a CPU")
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--rounds", type=int, default=5, help="how often the arms take turns (default: 5)")
-    add("--out", type=Path, default=ROOT / "build" / "bench.json", help="where the result goes (default: build/bench.json)")
+    add("--out", type=Path, default=ROOT / "build" / "bench.json", help="the result (default: build/bench.json)")
     add("--record", action="store_true", help="also write it into data/measurements/ and README.md")
     add("--worker", help=argparse.SUPPRESS)
     add("--setup", help=argparse.SUPPRESS)

@@ -146,7 +146,8 @@ class RecordedStep:
         self.token = token.clone()
         self.position = torch.full((1,), cache.length, device=token.device)
         read = functools.partial(model, cache=StaticCache(cache, self.position), last_only=True)
-        self.replay, self.logits = self.record(lambda: read(self.token))
+        with torch.cuda.device_of(self.token):  # of several GPUs the one where the model is
+            self.replay, self.logits = self.record(lambda: read(self.token))
 
     @staticmethod
     def record(function):
@@ -207,7 +208,7 @@ def fast_decoding(model):
 def splitting_helps(rows, width, threads):
     """Whether split_linear is clearly faster than F.linear on this CPU, tried out once for each size."""
     weight, x = torch.ones(min(rows, 16384), width), torch.ones(1, width)
-    return runtime.times_faster(lambda: split_linear(x, weight), lambda: F.linear(x, weight)) > 1.3
+    return runtime.times_faster(lambda: split_linear(x, weight), lambda: F.linear(x, weight)) > 1.4
 
 
 class SplitOneRow(TorchFunctionMode):
@@ -225,13 +226,14 @@ def split_linear(x, weight, bias=None):
     Some libraries multiply one row by a matrix on a single core. As a batch of several smaller products, cut from the
     weight without a copy, it keeps all of them busy (notebook 03).
     """
-    parts, (O, I) = torch.get_num_threads(), weight.shape
-    whole = O - O % parts
-    pieces = weight[:whole].view(parts, whole // parts, I)
-    y = torch.bmm(pieces, x.reshape(1, I, 1).expand(parts, I, 1)).view(whole)  # (parts, O / parts, I) -> (O,)
-    if whole < O:
-        y = torch.cat([y, weight[whole:] @ x.reshape(I)])
-    return (y if bias is None else y + bias).view(*x.shape[:-1], O)
+    parts, (outputs, inputs) = torch.get_num_threads(), weight.shape
+    whole = outputs - outputs % parts
+    pieces = weight[:whole].view(parts, whole // parts, inputs)
+    rows = x.reshape(1, 1, inputs).expand(parts, 1, inputs)  # the same row for each piece
+    y = torch.bmm(rows, pieces.transpose(1, 2)).view(whole)  # (parts, 1, I) and (parts, I, O / parts) -> (O,)
+    if whole < outputs:
+        y = torch.cat([y, weight[whole:] @ x.reshape(inputs)])
+    return (y if bias is None else y + bias).view(*x.shape[:-1], outputs)
 
 
 def entropy(probabilities):

@@ -249,9 +249,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad = log_p.exp_().scatter_add_(-1, target, log_p.new_full(target.shape, -1.0)).to(dtype)
                 found.copy_(grad @ matrix)  # (rows, V) -> (rows, C)
                 if dtype == weight_grad.dtype:
-                    weight_grad.addmm_(grad.T, piece)  # (V, rows) and (rows, C) -> (V, C)
+                    torch.addmm(weight_grad, grad.T, piece, out=weight_grad)  # (V, rows) and (rows, C) -> (V, C)
                 else:  # many products in 16 bits, added up in 32
                     weight_grad += grad.T @ piece
+                del log_p, grad  # before the next piece is made
         if with_gradient:
             ctx.save_for_backward(x_grad.div_(len(x)), weight_grad.div_(len(x)))
         return loss / len(x)

@@ -185,7 +185,7 @@ def plot_shares(table, title, xlabel, unit="%"):
 def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     """Horizontal bars side by side for the same rows. panels: {label of the x axis: {row: value}}, values above 0.
 
-    kinds: {row: kind}; each kind has a colour and a line in the legend.
+    kinds: {row: kind}; each kind has a colour and, if there are several, a line in the legend.
     """
     rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
     axes = np.atleast_1d(new_figure(columns=len(panels), width=4 * len(panels) + 1.5, height=2.2 + 0.4 * len(rows)))
@@ -197,8 +197,9 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
         axis.xaxis.set_major_locator(plt.MaxNLocator(4))
         axis.grid(False)
         finish(axis, None, label)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
-    axes[0].figure.legend(handles, colours, loc="outside lower center", ncols=len(colours), frameon=False)
+    if len(colours) > 1:
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+        axes[0].figure.legend(handles, colours, loc="outside lower center", ncols=len(colours), frameon=False)
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes

@@ -68,7 +68,7 @@ def autocast(device, precision="auto"):
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
 
 
-def times_faster(new, old, readings=7):
+def times_faster(new, old, readings=11):
     """How many times faster new() is than old(): the median ratio of several readings in turn, so that a machine that
     changes its speed meanwhile changes it for both (notebook 03). For the CPU only: it does not wait for a GPU."""
 
@@ -98,7 +98,7 @@ def fastest_matmul(device):
 
     "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
     float32 kernel, twice as fast (AMD), on others to a slower one. So both are tried, once for each number of threads:
-    "medium" must be clearly faster and not less exact. On a GPU mixed precision does the work, and this stays "highest".
+    "medium" must be clearly faster and not less exact. On a GPU mixed precision does the work: always "highest".
     """
     return _fastest_cpu_matmul(torch.get_num_threads()) if torch.device(device).type == "cpu" else "highest"
 
@@ -115,7 +115,7 @@ def _fastest_cpu_matmul(threads):
 
     medium, highest = ((product(precision) - exact).abs().max() for precision in ("medium", "highest"))
     exact_enough = medium < 4 * highest
-    faster = exact_enough and times_faster(lambda: product("medium"), lambda: product("highest")) > 1.25
+    faster = exact_enough and times_faster(lambda: product("medium"), lambda: product("highest")) > 1.4
     return "medium" if faster else "highest"
 
 

@@ -29,7 +29,7 @@ class Timing(NamedTuple):
 
     def __str__(self):
         unit, factor = next((p for p in (("s", 1), ("ms", 1e3)) if self.median * p[1] >= 0.9995), ("µs", 1e6))
-        middle, low, high = (f"{x:,.0f}" if x >= 1000 else f"{x:.3g}" for x in (factor * t for t in self))
+        middle, low, high = (f"{x:,.0f}" if x >= 999.5 else f"{x:.3g}" for x in (factor * t for t in self))
         return f"{middle} {unit} ({low} to {high})"
 
 

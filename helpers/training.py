@@ -238,9 +238,10 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                     run.save(out)
         except RuntimeError as error:
             if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                said = str(error).strip().splitlines()[0]
                 raise RuntimeError(
-                    "torch.compile did not succeed here; it needs a C++ compiler (on Linux: install g++), on a GPU also "
-                    f"Triton. Install it, or train with compile=False. It said: {str(error).strip().splitlines()[0]}"
+                    "torch.compile did not succeed here; it needs a C++ compiler (on Linux: install g++), on a GPU "
+                    f"also Triton. Install it, or train with compile=False. It said: {said}"
                 ) from error
             if not any(said in str(error) for said in ("out of memory", "not enough memory", "allocate memory")):
                 raise
@@ -370,7 +371,7 @@ class _Run:
         if len(state["history"]["train_loss"]) > now.steps:
             done = len(state["history"]["train_loss"])
             raise ValueError(f"{out / CHECKPOINT} has {done} steps already; steps={now.steps} was asked for.")
-        self.matmul = state.get("matmul", "highest")  # another kernel rounds differently: the losses would not be the same
+        self.matmul = state.get("matmul", "highest")  # another kernel would round differently
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -419,13 +420,17 @@ def main(arguments=None):
     add("--size", choices=runtime.RUN_SIZES, help="smoke: seconds; laptop: minutes; full: GPT-2 small, for a GPU")
     add("--steps", type=int, help="batches to train on (default: the size's)")
     add("--seed", type=int, help="seed of the weights and of the batches (default: 1337)")
+    add("--precision", choices=("auto", *runtime.DTYPES), help="of matrix products (default: auto)")
+    add("--compile", action="store_const", const=True, help="use torch.compile: a wait at the start, then faster steps")
     add("--text", metavar="FILE", help="a text file of your own instead of Gulliver's Travels")
     given = parser.parse_args(arguments)
     if not given.out:
         parser.error("--out needs the name of a folder")
-    if given.resume and (given.size or given.seed is not None):
-        parser.error("--resume goes on with the run's own size and seed: leave out --size and --seed")
-    chosen = {name: getattr(given, name) for name in ("steps", "seed") if getattr(given, name) is not None}
+    own = [name for name in ("size", "seed", "precision", "compile") if getattr(given, name) is not None]
+    if given.resume and own:
+        parser.error(f"--resume goes on with the settings of the run itself: leave out --{' and --'.join(own)}")
+    names = ("steps", "seed", "precision", "compile")
+    chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
 
     try:
         if given.resume:

@@ -288,9 +288,10 @@ def imported_packages(code):
 
 def test_every_import_is_required():
     required, distributions = read_requirements("requirements.txt"), importlib.metadata.packages_distributions()
-    own = {"helpers", "scripts", "tests", "conftest"} | set(sys.stdlib_module_names)
+    own = {"benchmarks", "helpers", "scripts", "tests", "conftest"} | set(sys.stdlib_module_names)
     absent = {}
-    for path in [path for folder in ("helpers", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]:
+    folders = ("benchmarks", "helpers", "scripts", "tests")
+    for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:
         for package in set(imported_packages(path.read_text(encoding="utf-8"))) - own:
             names = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions.get(package, [package])}
             if not names & set(required):

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.exercises import nb03
 
-EXERCISES = {name: getattr(nb03, name) for name in ("clock", "flops", "tokens")}
+EXERCISES = {name: getattr(nb03, name) for name in ("clock", "flops", "tokens", "lever")}
 
 
 def never_waits(function, wait, clock):
@@ -55,6 +55,12 @@ WRONG = [
     ("tokens", lambda peak, bandwidth, size: peak * size / bandwidth, "two FLOPs"),
     ("tokens", lambda peak, bandwidth, size: peak / (2 * bandwidth), "bytes"),
     ("tokens", lambda peak, bandwidth, size: 17.0, "it is"),
+    ("lever", lambda share, factor: 1 - share + share / factor, "new time"),
+    ("lever", lambda share, factor: share * factor, "Add up times"),
+    ("lever", lambda share, factor: 1 - share + share * factor, "takes a smaller time"),
+    ("lever", lambda share, factor: factor, "the rest do"),
+    ("lever", lambda share, factor: 1 / (1 - share) if share < 1 else 2.0, "still takes"),
+    ("lever", lambda share, factor: 1.0, "the whole is"),
 ]
 
 

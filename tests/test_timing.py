@@ -27,10 +27,15 @@ def test_the_clock_waits_for_the_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seconds, words", [(2, "2 s (2 to 2)"), (0.0123, "12.3 ms (12.3 to 12.3)"), (4e-6, "4 µs (4 to 4)")]
+    "seconds, words",
+    [(2, "2 s (2 to 2)"), (0.0123, "12.3 ms (12.3 to 12.3)"), (4e-6, "4 µs (4 to 4)")],
 )
 def test_a_timing_reads_well(seconds, words):
     assert str(timing.Timing(seconds, seconds, seconds)) == words
+
+
+def test_a_timing_near_a_thousand_needs_no_exponent():
+    assert str(timing.Timing(0.997, 0.994, 0.9996)) == "997 ms (994 to 1,000)"
 
 
 def test_precisions_differ_and_the_setting_comes_back():

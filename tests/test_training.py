@@ -294,6 +294,51 @@ def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
     assert clipped[0].item() == pytest.approx(real(twin.parameters(), 9e9).item(), rel=0.02)
 
 
+def test_precision_can_be_chosen(tmp_path):
+    seen, model = set(), new_model()
+    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    train(replace(CONFIG, precision="bf16"), model=model)
+    assert seen == {torch.bfloat16}
+    with pytest.raises(ValueError, match="precision='half'.*auto, fp32, bf16, fp16"):
+        replace(CONFIG, precision="half")
+
+
+def test_compiled_training_has_the_same_losses_and_checkpoint(tmp_path, monkeypatch):
+    """torch.compile without its last stage, which needs a C++ compiler: no dropout, so that the numbers agree."""
+    real, shape = torch.compile, replace(MODEL, dropout=0.0)
+    monkeypatch.setattr(torch, "compile", lambda model: real(model, backend="aot_eager"))
+    losses = []
+    for compiles in (False, True):
+        torch.manual_seed(3)
+        config = replace(CONFIG, compile=compiles)
+        losses.append(train(config, model=GPT(shape), out=tmp_path if compiles else None)[1].train_loss)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    names = list(training.load_checkpoint(tmp_path)["model"])
+    assert names == list(GPT(shape).state_dict())  # no name of the compiled wrapper is in it
+    training.load_trained(tmp_path)
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    error = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
+
+    def fails(*_):
+        raise error("InvalidCxxCompiler: no working C++ compiler found")
+
+    monkeypatch.setattr(training, "update", fails)
+    with pytest.raises(RuntimeError, match="needs a C\\+\\+ compiler .*compile=False. It said: InvalidCxxCompiler"):
+        train(replace(CONFIG, compile=True))
+
+
+def test_a_run_goes_on_with_the_kernels_that_it_began_with(tmp_path, monkeypatch):
+    used, real = [], training.update
+    monkeypatch.setattr(runtime, "fastest_matmul", lambda device: "medium")
+    train(out=tmp_path)
+    monkeypatch.setattr(runtime, "fastest_matmul", lambda device: "highest")
+    monkeypatch.setattr(training, "update", lambda *a: used.append(torch.get_float32_matmul_precision()) or real(*a))
+    train(replace(CONFIG, steps=14), out=tmp_path, resume=True)
+    assert used == ["medium", "medium"] and torch.get_float32_matmul_precision() == "highest"
+
+
 def test_evaluation_uses_the_devices_precision(monkeypatch):
     model, seen = new_model(), []
     model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -358,8 +403,10 @@ def test_command_line_errors_are_one_line(tmp_path, capsys):
     assert "to resume from" in capsys.readouterr().err
     assert training.main(["--out", str(tmp_path), "--size", "smoke", "--text", str(tmp_path / "none.txt")]) == 1
     assert "none.txt" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        training.main(["--resume", "--seed", "3"])
+    for setting in (["--seed", "3"], ["--compile"], ["--precision", "fp32"]):
+        with pytest.raises(SystemExit):
+            training.main(["--resume", *setting])
+        assert f"leave out {setting[0]}" in capsys.readouterr().err
 
 
 def test_configurations_survive_a_checkpoint(tmp_path):

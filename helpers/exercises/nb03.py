@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: a clock that waits, counting FLOPs, and when a pass is limited by memory."""
+"""Exercises of notebook 03: a clock that waits, counting FLOPs, when memory is the limit, and what a lever can give."""
 
 from statistics import median
 
@@ -119,6 +119,33 @@ def _test_tokens(attempt):
     return "Below it, reading the weights takes longer than multiplying: the tokens that you add are nearly free."
 
 
+# --- what a lever can give -------------------------------------------------------------------------------------------
+
+
+def whole_speedup(share, factor):
+    """How many times faster a program becomes when one part of it, with this share of its time, becomes `factor` times
+    faster. Source: Amdahl, 1967."""
+    return 1 / ((1 - share) + share / factor)
+
+
+def _test_lever(attempt):
+    for share, factor in ((0.25, 8.0), (0.6, 3.0), (1.0, 2.0), (0.3, 0.5)):
+        answer, right = needs_answer(attempt(share, factor)), whole_speedup(share, factor)
+        mistakes = {
+            1 / right: "That is the new time, as a share of the old. How many times faster is it?",
+            share * factor: "Add up times, not speeds: what is left of the old time, and what does the part take now?",
+            share * factor + 1 - share: "Add up times, not speeds: a part that is faster takes a smaller time.",
+            factor: "All of the program would have to become faster for that. What does the rest do meanwhile?",
+            1 / (1 - share + 1e-12): "The part that became faster still takes some time.",
+        }
+        if abs(answer - right) > 1e-9:
+            near = (text for value, text in mistakes.items() if abs(answer - value) < 1e-6)
+            raise NotYet(next(near, f"A part with {share:.0%} of the time, {factor:g} times faster: the whole is "
+                                    f"{right:.3f} times faster; yours is {answer:.3f}."))
+    limit = whole_speedup(0.25, 1e12)
+    return f"A part with 25% of the time, however fast it becomes, makes the whole {limit:.2f} times faster at most."
+
+
 clock = Exercise(
     "A clock that waits", 1, 8,
     "First function() and wait(), not counted. Then at least three times: start = clock(), function(), wait(), and the "
@@ -134,4 +161,9 @@ tokens = Exercise(
     "How many tokens until it computes", 2, 10,
     "Write two times for n tokens: 2 N n / peak to multiply, N x bytes / bandwidth to read the weights. Set them "
     "equal; N cancels.", _test_tokens, tokens_needed,
+)
+lever = Exercise(
+    "What a lever can give", 1, 6,
+    "Let the whole take 1. The rest takes 1 - share, as before. What does the part take now? The speed-up is the old "
+    "time divided by the new one.", _test_lever, whole_speedup,
 )
