@@ -52,11 +52,11 @@ SIZES = {
         "model": {},
         "cpu": {"forward": (1, 1024), "train": (4, 256), "prompt": 16, "new": 64},
         "cuda": {"forward": (8, 1024), "train": (16, 1024), "prompt": 16, "new": 256},
+        "small cuda": {"forward": (1, 1024), "train": (4, 256), "prompt": 16, "new": 256},
     },
     "small": {
         "model": {"vocab_size": 1003, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 2},
         "cpu": {"forward": (1, 64), "train": (3, 32), "prompt": 5, "new": 20},
-        "cuda": {"forward": (1, 64), "train": (3, 32), "prompt": 5, "new": 20},
     },
 }
 
@@ -72,7 +72,7 @@ class Worker:
 
         self.torch, self.arm, self.setup = torch, arm, setup
         self.device = torch.device(setup["device"])
-        self.sizes = SIZES[setup["size"]]["cpu" if self.device.type == "cpu" else "cuda"]
+        self.sizes = setup["shapes"]
         self.folder = Path(setup["folder"])
         self.model = self.run = None
 
@@ -88,9 +88,13 @@ class Worker:
     def prepare(self, task):
         """Makes what a task needs, runs it once, and says what came out. Returns that, to be compared between arms."""
         self.run = None
+        if self.device.type == "cuda":
+            self.torch.cuda.empty_cache()
+            self.torch.cuda.reset_peak_memory_stats()
         if self.model is None and task != "construct":
             self.model = self.load().to(self.device)
         result = getattr(self, task)()
+        self.run()
         self.wait()
         start = time.perf_counter()
         self.run()
@@ -139,7 +143,7 @@ class Course(Worker):
         self.GPT, self.config = model.GPT, model.GPTConfig(**SIZES[setup["size"]]["model"])
         precision = "bf16" if arm == "course_bf16" else "auto"
         self.recipe = training.TrainConfig(precision=precision, compile=arm == "course_compiled")
-        torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device))
+        torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
 
     def load(self):
         model = self.GPT(self.config)
@@ -193,7 +197,7 @@ class HuggingFace(Worker):
             from helpers import runtime
 
             self.precision = lambda: runtime.autocast(self.device)
-            torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device))
+            torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
 
     def load(self):
         return self.transformers.GPT2LMHeadModel.from_pretrained(self.folder / "hf").eval()
@@ -294,7 +298,7 @@ def work(arm, setup):
     """The worker's loop: one command a line on standard input, one answer a line on standard output."""
     kinds = {"machine": Machine, "hf": HuggingFace, "hf_tuned": HuggingFace}
     worker = kinds.get(arm, Course)(arm, setup)
-    print(MARK + json.dumps("ready"), flush=True)
+    print(MARK + json.dumps(worker.torch.get_float32_matmul_precision()), flush=True)
     for line in sys.stdin:
         command, *arguments = json.loads(line)
         print(MARK + json.dumps(getattr(worker, command)(*arguments)), flush=True)
@@ -314,7 +318,7 @@ class Arm:
             stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8", cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
-        self.answer()
+        self.matmul = self.answer()
 
     def answer(self):
         for line in self.process.stdout:
@@ -389,7 +393,16 @@ def fast_bf16(device):
     return runtime.times_faster(lambda: low @ low, lambda: x @ x) > 1.2
 
 
-def flops(size, device):
+def shapes_for(size, device):
+    """What is computed: more on a large GPU."""
+    if device == "cuda" and "cuda" in SIZES[size]:
+        import torch
+
+        return SIZES[size]["cuda" if torch.cuda.get_device_properties(0).total_memory > 100e9 else "small cuda"]
+    return SIZES[size]["cpu"]
+
+
+def flops(size, shapes):
     """FLOPs of the matrix products of each task, counted on tensors without numbers. Training: three forward passes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -402,7 +415,7 @@ def flops(size, device):
             meta_model(config)(torch.zeros(shape, dtype=torch.int64, device="meta"))
         return counter.get_total_flops()
 
-    config, shapes = GPTConfig(**SIZES[size]["model"]), SIZES[size]["cpu" if device == "cpu" else "cuda"]
+    config = GPTConfig(**SIZES[size]["model"])
     parameters = sum(p.numel() for p in meta_model(config).parameters())
     return {"forward": forward(shapes["forward"]), "train": 3 * forward(shapes["train"]), "parameters": parameters}
 
@@ -414,19 +427,20 @@ def say(text):
 def bench(size, device, names, tasks, rounds):
     """Runs the rounds. Returns what --record writes: the machine, and for each task and arm its readings."""
     result = {**describe(device), "size": size, "rounds": rounds, "rows": []}
-    counts, bf16 = flops(size, device), fast_bf16(device)
-    shapes = SIZES[size]["cpu" if device == "cpu" else "cuda"]
+    shapes, bf16 = shapes_for(size, device), fast_bf16(device)
+    counts = flops(size, shapes)
     result |= {"parameters": counts["parameters"], "shapes": shapes}
     names = [name for name in names if name != "course_bf16" or (bf16 and device == "cpu")]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         prepare_weights(size, Path(folder))
-        setup = {"size": size, "device": device, "folder": folder, "bf16": bf16}
+        setup = {"size": size, "device": device, "folder": folder, "bf16": bf16, "shapes": shapes}
         arms = {}
         for name in ("machine", *names):
             say(f"starting {ARMS.get(name, 'the measurement of the machine')}")
             arms[name] = Arm(name, setup)
             stack.callback(arms[name].close)
         arms["machine"]("prepare", None)
+        result["matmul"] = {name: arms[name].matmul for name in names}  # chosen by trying, in each process
         for task in tasks:
             taking_part = [n for n in names if task == "train" or n in ("hf", "hf_tuned", "course")]
             outcomes, seconds, rates = {}, {n: [] for n in taking_part}, []
@@ -527,9 +541,14 @@ def write_readme(root=ROOT):
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def check_memory(arms, size):
-    """Stops before the machine swaps: each arm trains in a process of its own."""
+def check_memory(arms, size, device):
+    """Stops before the memory is not enough: each arm trains in a process of its own."""
     needed, free = 4.5e9 * len(arms) if size == "gpt2" else 0, psutil.virtual_memory().available
+    if device == "cuda":
+        import torch
+
+        free = torch.cuda.mem_get_info()[0]
+        needed *= 5 if shapes_for(size, device) is SIZES[size].get("cuda") else 1
     if free < needed:
         raise SystemExit(f"bench: {len(arms)} arms need about {needed / 1e9:.0f} GB of free memory, and "
                          f"{free / 1e9:.0f} GB are free. Close other programs, or compare fewer: --arms hf course")
@@ -558,8 +577,11 @@ def main(arguments=None):
     from helpers import runtime
 
     device = given.device or runtime.best_device().type
-    arms = given.arms or [name for name in ARMS if name != "course_compiled" or device == "cuda"]
-    check_memory(arms, given.size)
+    arms = given.arms or [name for name in ARMS if name != ("course_bf16" if device == "cuda" else "course_compiled")]
+    if "course_compiled" in arms and not runtime.can_compile(device):
+        say("torch.compile does not work here (a compiler or Triton is missing): that arm is left out")
+        arms.remove("course_compiled")
+    check_memory(arms, given.size, device)
     result = bench(given.size, device, arms, given.tasks, given.rounds)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"

@@ -98,7 +98,7 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     top_k=1 is greedy decoding. generator: a torch.Generator, for the same text again; on a CPU it also gives the same
     draws for a model on a GPU. Past the model's context the window slides: the model then sees the last n_positions
     tokens, which have new positions, so they are read again. use_cache=False reads everything again for every token.
-    On a GPU of NVIDIA's a step is recorded once and then replayed (RecordedStep), so hooks do not see each token.
+    On a GPU of NVIDIA's a step is recorded once and then replayed (RecordedStep), unless a hook wants to see each one.
     The model's train/eval state is what it was before, whatever happens. Raises ValueError for impossible arguments.
     """
     config = model.config
@@ -112,13 +112,15 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     cache = KeyValueCache(config, min(config.n_positions, tokens.shape[1]))
     read = functools.partial(model, cache=cache, last_only=True)  # new ids (B, T) -> logits (B, 1, V)
     was_training = [(module, module.training) for module in model.modules()]
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    records = ids.is_cuda and max_new_tokens > 4 and not hooked
     model.eval()
     try:
         with torch.inference_mode(), fast_decoding(model):
             for end in range(prompt, prompt + max_new_tokens):
                 if use_cache and end <= config.n_positions:
                     logits, done = read(tokens[:, done:end]), end
-                    if end == prompt and ids.is_cuda and max_new_tokens > 4:
+                    if records and end == prompt < config.n_positions:
                         read = RecordedStep(model, cache, tokens[:, :1])
                 else:
                     logits = model(tokens[:, max(0, end - config.n_positions) : end], last_only=True)
@@ -146,19 +148,18 @@ class RecordedStep:
         self.token = token.clone()
         self.position = torch.full((1,), cache.length, device=token.device)
         read = functools.partial(model, cache=StaticCache(cache, self.position), last_only=True)
-        with torch.cuda.device_of(self.token):  # of several GPUs the one where the model is
-            self.replay, self.logits = self.record(lambda: read(self.token))
+        self.replay, self.logits = self.record(lambda: read(self.token), token.device)
 
     @staticmethod
-    def record(function):
+    def record(function, device):
         """Records what function() gives to the GPU. Returns what repeats it, and the tensor that it fills."""
-        stream = torch.cuda.Stream()  # a first run on a stream of its own, in which libraries choose their kernels
-        stream.wait_stream(torch.cuda.current_stream())
+        stream, before = _recording_stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(before)
         with torch.cuda.stream(stream):
-            function()
-        torch.cuda.current_stream().wait_stream(stream)
+            function()  # a first run, in which libraries choose their kernels
+        before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             result = function()
         return graph.replay, result
 
@@ -167,6 +168,11 @@ class RecordedStep:
         self.replay()
         self.position += 1
         return self.logits
+
+
+@functools.cache
+def _recording_stream(device):
+    return torch.cuda.Stream(device)  # one for each GPU: libraries keep memory for every stream that they have seen
 
 
 class StaticCache:

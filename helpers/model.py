@@ -226,11 +226,10 @@ def chunked_cross_entropy(x, weight, targets, rows=None):
     """Mean cross-entropy of the logits x @ weight.T, a few rows at a time (notebooks 03 and 07).
 
     x (N, C), weight (V, C), targets (N,) int64 -> a scalar in nats. The N x V logits are the largest tensor of a
-    training step. Here at most `rows` of them exist at once (default: 256 on a CPU, 2048 elsewhere), and nothing is
-    computed twice: each piece's share of the gradient is taken at once, since that of a cross-entropy is known in
-    advance. F.linear_cross_entropy of torch 2.13 follows the same idea.
+    training step. Here at most `rows` of them exist at once (default: 256, or 2048 on a GPU), and nothing is computed
+    twice: each piece's share of the gradient is taken at once, since that of a cross-entropy is known in advance.
+    F.linear_cross_entropy of torch 2.13 follows the same idea.
     """
-    rows = rows or (256 if x.device.type == "cpu" else 2048)
     return _ChunkedCrossEntropy.apply(x, weight, targets, rows, torch.is_grad_enabled())
 
 
@@ -240,6 +239,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, rows, with_gradient):
         dtype = (x[:0] @ weight[:0].T).dtype  # what products come out in: 16 bits under autocast
+        rows = rows or (2048 if x.is_cuda and dtype != torch.float16 else 256)  # a long sum can overflow in float16
         matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
         x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
         for piece, target, found in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):

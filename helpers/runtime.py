@@ -69,8 +69,11 @@ def autocast(device, precision="auto"):
 
 
 def times_faster(new, old, readings=11):
-    """How many times faster new() is than old(): the median ratio of several readings in turn, so that a machine that
-    changes its speed meanwhile changes it for both (notebook 03). For the CPU only: it does not wait for a GPU."""
+    """How many times faster new() is than old(), said with care: the lower quartile of the ratios of several readings.
+
+    The two take turns, so that a machine that changes its speed meanwhile changes it for both (notebook 03). For the CPU
+    only: it does not wait for a GPU.
+    """
 
     def seconds(function):
         start = time.perf_counter()
@@ -78,13 +81,16 @@ def times_faster(new, old, readings=11):
         return time.perf_counter() - start
 
     ratios = [seconds(old) / seconds(new) for _ in range(readings + 1)]
-    return statistics.median(ratios[1:])  # the first reading only warms up
+    return statistics.quantiles(ratios[1:], n=4)[0]  # the first reading only warms up
 
 
 @contextlib.contextmanager
 def matmul_precision(precision):
     """A context for float32 matrix products with torch.set_float32_matmul_precision, which is a setting of the whole
-    process: at the end it is what it was before."""
+    process: at the end it is what it was before. None changes nothing."""
+    if precision is None:
+        yield
+        return
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -94,13 +100,29 @@ def matmul_precision(precision):
 
 
 def fastest_matmul(device):
-    """The setting of float32 matrix products to use on a device: "medium" or "highest" (notebook 03).
+    """The setting of float32 matrix products to use on a CPU: "medium" or "highest" (notebook 03). Elsewhere None.
 
     "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
     float32 kernel, twice as fast (AMD), on others to a slower one. So both are tried, once for each number of threads:
-    "medium" must be clearly faster and not less exact. On a GPU mixed precision does the work: always "highest".
+    "medium" must be clearly faster and not less exact. None also where the caller has chosen by PyTorch's newer
+    settings, which do not mix with this one.
     """
-    return _fastest_cpu_matmul(torch.get_num_threads()) if torch.device(device).type == "cpu" else "highest"
+    if torch.device(device).type != "cpu":
+        return None
+    try:
+        torch.get_float32_matmul_precision()
+    except RuntimeError:  # "mix of the legacy and new APIs"
+        return None
+    return _fastest_cpu_matmul(torch.get_num_threads())
+
+
+def can_compile(device):
+    """Whether torch.compile works on a device here: it needs a compiler, and on a GPU Triton."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(4, device=device))
+    except Exception:  # each missing part raises an error of its own kind
+        return False
+    return True
 
 
 @functools.cache

@@ -209,8 +209,8 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
             history.test_loss.append(loss)
             history.test_step.append(step)
         if tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
-            with runtime.autocast(device, config.precision):
-                text = sample_text(model, tokenizer, config.sample_tokens, seed=config.seed)
+            settings = {"seed": config.seed, "precision": config.precision}
+            text = sample_text(model, tokenizer, config.sample_tokens, **settings)
             history.samples.append((step, text))
             if progress:
                 tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
@@ -268,7 +268,7 @@ def update(model, optimizer, scaler, x, y, rate, config):
     scaler.scale(loss).backward()  # the scaler does nothing unless the matrices are float16
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    value = loss.item()  # a GPU is waited for here and nowhere else: it still has all of the step to do
+    value = loss.item()  # waits for a GPU, so it stands where all but the update has been given to it
     if not math.isfinite(value):
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(f"The loss became {value} at a learning rate of {rate:.2g}. Lower it.")
@@ -295,11 +295,11 @@ def _check_data(model, train_ids, test_ids, config):
         raise ValueError(f"context={config.context}: the model reads at most {model.config.n_positions} (n_positions).")
 
 
-def sample_text(model, tokenizer, tokens, prompt="\n", seed=0, **sampling):
+def sample_text(model, tokenizer, tokens, prompt="\n", seed=0, precision="auto", **sampling):
     """The prompt and what the model makes of it, as text. sampling: temperature, top_k, top_p for generate()."""
     device = next(model.parameters()).device
     ids = tokenizer.encode(prompt)[None].to(device)  # (T,) -> (1, T)
-    with runtime.autocast(device):
+    with runtime.autocast(device, precision):
         ids = generate(model, ids, tokens, generator=torch.Generator().manual_seed(seed), **sampling)
     return tokenizer.decode(ids[0])
 
@@ -335,7 +335,7 @@ class _Run:
     history: History
     config: TrainConfig
     data: str  # sha256 of the training tokens
-    matmul: str  # the setting of float32 matrix products
+    matmul: str | None  # the setting of float32 matrix products
 
     def save(self, out):
         state = {
@@ -371,10 +371,12 @@ class _Run:
         if len(state["history"]["train_loss"]) > now.steps:
             done = len(state["history"]["train_loss"])
             raise ValueError(f"{out / CHECKPOINT} has {done} steps already; steps={now.steps} was asked for.")
-        self.matmul = state.get("matmul", "highest")  # another kernel would round differently
+        if device.type == "cpu":
+            self.matmul = state.get("matmul") or "highest"  # another kernel would round differently
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run did not compute in float16 so far
+            self.scaler.load_state_dict(state["scaler"])
         self.batches.set_state(state["batches"])
         torch.set_rng_state(state["dropout"])
         if device.type == "cuda" and len(state["dropout_cuda"]) == torch.cuda.device_count():

@@ -214,7 +214,17 @@ def test_a_kernel_is_chosen_by_trying_both(monkeypatch):
             assert runtime.fastest_matmul("cpu") == expected
         assert torch.get_float32_matmul_precision() == "highest"
     runtime._fastest_cpu_matmul.cache_clear()
-    assert runtime.fastest_matmul("cuda") == runtime.fastest_matmul("mps") == "highest"
+    assert runtime.fastest_matmul("cuda") is runtime.fastest_matmul("mps") is None
+
+
+def test_a_learners_own_setting_by_the_newer_api_is_left_alone(tiny, monkeypatch):
+    def mixed():
+        raise RuntimeError("PyTorch is checking whether allow_tf32 is enabled: mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: pytest.fail("it was changed"))
+    assert runtime.fastest_matmul("cpu") is None
+    assert generate(tiny, batch(1, 3)[0], 2, top_k=1).shape == (1, 5)
 
 
 def test_the_matmul_setting_comes_back():
@@ -233,7 +243,7 @@ def test_the_faster_function_is_found():
 def recorded(monkeypatch):
     """A stand-in for a CUDA graph: replaying computes again, into the memory of the recording."""
 
-    def record(function):
+    def record(function, device):
         result = function().clone()
         return lambda: result.copy_(function()), result
 
@@ -263,9 +273,27 @@ def test_a_recorded_step_works_with_numbers_left_over_in_memory(tiny, recorded):
         close(RecordedStep(tiny, cache, ids[:, :1])(ids[:, 5:6]), plain_logits(tiny, ids)[:, -1:])
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_generate_records_where_it_may(tiny, recorded, monkeypatch, shape, hooked):
+    """The path of a GPU, on the CPU: ids that say they are on CUDA. At a full context there is no room for a step."""
+    made, seen, real = [], [], RecordedStep.__init__
+    monkeypatch.setattr(RecordedStep, "__init__", lambda self, *given: made.append(1) or real(self, *given))
+    if hooked:
+        tiny.lm_head.register_forward_hook(lambda *_: seen.append(1))
+    ids, new = batch(*shape)[0], TINY.n_positions - shape[1] + 6
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    text = generate(tiny, ids.as_subclass(OnCuda), new, top_k=1).as_subclass(torch.Tensor)
+    assert torch.equal(text, plain_text(tiny, ids, new))
+    assert len(made) == (not hooked and shape[1] < TINY.n_positions) and len(seen) == (new if hooked else 0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_recorded_text_on_a_gpu_is_the_plain_text(tiny, shape):
     gpu, ids = copy.deepcopy(tiny).cuda(), batch(*shape)[0]
-    new = TINY.n_positions - shape[1] + 3
+    new = TINY.n_positions - shape[1] + 6
     assert torch.equal(generate(gpu, ids.cuda(), new, top_k=1).cpu(), plain_text(tiny, ids, new))

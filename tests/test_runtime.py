@@ -52,6 +52,17 @@ def test_a_t4_gets_float16_and_newer_gpus_bfloat16(monkeypatch, has_bf16, expect
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+def test_whether_torch_compile_works_is_found_out(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert runtime.can_compile("cpu")
+
+    def no_compiler(function):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert not runtime.can_compile("cpu")
+
+
 def test_description_is_one_line(capsys):
     runtime.describe()
     said = capsys.readouterr().out

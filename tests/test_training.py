@@ -318,6 +318,16 @@ def test_compiled_training_has_the_same_losses_and_checkpoint(tmp_path, monkeypa
     training.load_trained(tmp_path)
 
 
+def test_a_run_may_go_on_in_another_precision(tmp_path, monkeypatch):
+    """From a GPU with bf16 to a T4 with fp16, which needs a scaler that the checkpoint does not have; and back."""
+    monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision: torch.bfloat16)
+    train(out=tmp_path)
+    for dtype, steps in ((torch.float16, 16), (torch.float32, 20)):
+        monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision, dtype=dtype: dtype)
+        _, history = train(replace(CONFIG, steps=steps), out=tmp_path, resume=True)
+        assert len(history.train_loss) == steps and np.isfinite(history.train_loss).all()
+
+
 def test_a_missing_compiler_is_named(monkeypatch):
     error = type("InductorError", (RuntimeError,), {"__module__": "torch._inductor.exc"})
 
