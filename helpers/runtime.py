@@ -71,8 +71,8 @@ def autocast(device, precision="auto"):
 def times_faster(new, old, readings=11):
     """How many times faster new() is than old(), said with care: the lower quartile of the ratios of several readings.
 
-    The two take turns, so that a machine that changes its speed meanwhile changes it for both (notebook 03). For the CPU
-    only: it does not wait for a GPU.
+    The two take turns, so that a machine that changes its speed meanwhile changes it for both (notebook 03). It is for
+    the CPU: it does not wait for a GPU.
     """
 
     def seconds(function):
