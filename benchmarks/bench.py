@@ -7,9 +7,9 @@
 
 Every arm is a process of its own, because settings such as the precision of matrix products belong to a whole process.
 All arms have the same weights and inputs and take turns, so that a machine that changes its speed changes it for all of
-them. A row's ratio is the median of the ratios within each round. "Share" is the row's speed as a share of what this
-machine reached in the same rounds: of its matrix products (FLOP/s) where a model computes, of its memory (bytes/s)
-where it reads or writes.
+them. A row's ratio is the median of the ratios within each round, with its quartiles. "Share" is the row's speed as a
+share of what this machine reached in the same rounds: of one large matrix product (FLOP/s) where a model computes, of
+reading a large tensor (bytes/s) where it reads all weights for each token.
 """
 
 import argparse
@@ -430,7 +430,6 @@ def bench(size, device, names, tasks, rounds):
     shapes, bf16 = shapes_for(size, device), fast_bf16(device)
     counts = flops(size, shapes)
     result |= {"parameters": counts["parameters"], "shapes": shapes}
-    names = [name for name in names if name != "course_bf16" or (bf16 and device == "cpu")]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         prepare_weights(size, Path(folder))
         setup = {"size": size, "device": device, "folder": folder, "bf16": bf16, "shapes": shapes}
@@ -485,12 +484,13 @@ def share(task, arm, seconds, rates, counts, shapes, device, bf16):
 
 
 def ratios(rows, row):
-    """This row's time and memory against Hugging Face's as it comes: medians of the rounds."""
+    """This row's time against Hugging Face's as it comes, as quartile, median and quartile, and its memory likewise."""
     base = next((r for r in rows if r["task"] == row["task"] and r["arm"] == "hf"), None)
     if base is None:
         return None, None
-    time_ratio = statistics.median(own / other for own, other in zip(row["seconds"], base["seconds"]))
-    return time_ratio, row["memory"] / base["memory"] if row["memory"] else None
+    found = [own / other for own, other in zip(row["seconds"], base["seconds"])]
+    low, _, high = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
+    return (low, statistics.median(found), high), row["memory"] / base["memory"] if row["memory"] else None
 
 
 def table(result):
@@ -506,12 +506,13 @@ def table(result):
              "|---|---|---|---|---|---|"]
     for row in rows:
         median, (ratio, _) = statistics.median(row["seconds"]), ratios(rows, row)
+        compared = "" if ratio is None else "1" if row["arm"] == "hf" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*ratio)
         took = f"{shapes['new'] / median:.1f} tokens/s" if row["task"] == "decode" else f"{median:.3g} s"
         of = {"bytes": "memory"}.get(row["of"], f"{row['of']} peak")
         unit = {"decode": " of the tokens", "train": " nats", "forward": " (logits)"}.get(row["task"], "")
         apart = "" if row["difference"] is None or row["arm"] == "hf" else f"{row['difference']:.1g}{unit}"
-        lines.append(f"| {what[row['task']]} | {ARMS[row['arm']]} | {took} | {'' if ratio is None else f'{ratio:.2f}'} "
-                     f"| {row['share']:.0%} of the {of} | {apart} |")
+        reached = f"{row['share']:.0%} of the {of}" if row["task"] != "construct" else ""  # it draws random numbers
+        lines.append(f"| {what[row['task']]} | {ARMS[row['arm']]} | {took} | {compared} | {reached} | {apart} |")
     for row in rows:
         if row["memory"]:
             _, ratio = ratios(rows, row)
@@ -559,7 +560,7 @@ def main(arguments=None):
     add = parser.add_argument
     add("--size", choices=SIZES, default="gpt2", help="gpt2: GPT-2 small; small: a tiny model")
     add("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest that is there")
-    add("--arms", nargs="+", choices=ARMS, default=None, help="default: all but the compiled one on a CPU")
+    add("--arms", nargs="+", choices=ARMS, help="default: all but course_compiled on a CPU, course_bf16 on a GPU")
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--rounds", type=int, default=5, help="how often the arms take turns (default: 5)")
     add("--out", type=Path, default=ROOT / "build" / "bench.json", help="the result (default: build/bench.json)")
@@ -578,6 +579,9 @@ def main(arguments=None):
 
     device = given.device or runtime.best_device().type
     arms = given.arms or [name for name in ARMS if name != ("course_bf16" if device == "cuda" else "course_compiled")]
+    if "course_bf16" in arms and not (device == "cpu" and fast_bf16(device)):
+        say("this processor is not clearly faster in bf16, or a GPU uses 16 bits anyway: course_bf16 is left out")
+        arms.remove("course_bf16")
     if "course_compiled" in arms and not runtime.can_compile(device):
         say("torch.compile does not work here (a compiler or Triton is missing): that arm is left out")
         arms.remove("course_compiled")

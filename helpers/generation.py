@@ -121,7 +121,7 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
                 if use_cache and end <= config.n_positions:
                     logits, done = read(tokens[:, done:end]), end
                     if records and end == prompt < config.n_positions:
-                        read = RecordedStep(model, cache, tokens[:, :1])
+                        read = RecordedStep(model, cache, tokens[:, :1])  # from the next token on
                 else:
                     logits = model(tokens[:, max(0, end - config.n_positions) : end], last_only=True)
                 if top_k == 1:

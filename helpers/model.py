@@ -173,7 +173,7 @@ class GPT(nn.Module):
         check_ids(ids, "ids", self.config, start, look)
         positions = torch.arange(ids.shape[1], device=ids.device)  # (T,), on the ids' own device
         if cache is not None:
-            positions = positions + cache.position
+            positions = positions + cache.position  # the same as start; a tensor in a recorded step (StaticCache)
 
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T) and (T,) -> (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -194,7 +194,9 @@ class GPT(nn.Module):
 
 
 def _embedding(rows, width):
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # (rows, width), no numbers drawn yet
+    """An nn.Embedding (rows, width) without numbers. Its own constructor would draw some, and on "meta" that alone
+    imports the machinery of torch.compile, which takes seconds."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 def check_ids(ids, name, config, start=0, look=True):
@@ -234,20 +236,22 @@ def chunked_cross_entropy(x, weight, targets, rows=None):
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The gradient for a row of logits is softmax(logits), minus 1 at the target. The rest is two matrix products."""
+    """The gradient for a row of logits is softmax(logits), minus 1 at the target; from it, one product gives that of x
+    and one that of the weight."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, rows, with_gradient):
         dtype = (x[:0] @ weight[:0].T).dtype  # what products come out in: 16 bits under autocast
-        rows = rows or (2048 if x.is_cuda and dtype != torch.float16 else 256)  # a long sum can overflow in float16
+        # Fewer rows in float16, because the sum over many rows in weight_grad can overflow.
+        rows = rows or (2048 if x.is_cuda and dtype != torch.float16 else 256)
         matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
         x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
-        for piece, target, found in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
+        for piece, target, piece_grad in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
             log_p = (piece @ matrix.T).log_softmax(dim=-1, dtype=torch.float32)  # (rows, C) -> (rows, V)
             loss -= log_p.gather(-1, target).sum()
             if with_gradient:
                 grad = log_p.exp_().scatter_add_(-1, target, log_p.new_full(target.shape, -1.0)).to(dtype)
-                found.copy_(grad @ matrix)  # (rows, V) -> (rows, C)
+                piece_grad.copy_(grad @ matrix)  # (rows, V) -> (rows, C)
                 if dtype == weight_grad.dtype:
                     torch.addmm(weight_grad, grad.T, piece, out=weight_grad)  # (V, rows) and (rows, C) -> (V, C)
                 else:  # many products in 16 bits, added up in 32

@@ -423,7 +423,7 @@ def main(arguments=None):
     add("--steps", type=int, help="batches to train on (default: the size's)")
     add("--seed", type=int, help="seed of the weights and of the batches (default: 1337)")
     add("--precision", choices=("auto", *runtime.DTYPES), help="of matrix products (default: auto)")
-    add("--compile", action="store_const", const=True, help="use torch.compile: a wait at the start, then faster steps")
+    add("--compile", action="store_const", const=True, help="use torch.compile: a wait, then often faster steps")
     add("--text", metavar="FILE", help="a text file of your own instead of Gulliver's Travels")
     given = parser.parse_args(arguments)
     if not given.out:

@@ -60,6 +60,7 @@ WRONG = [
     ("lever", lambda share, factor: 1 - share + share * factor, "takes a smaller time"),
     ("lever", lambda share, factor: factor, "the rest do"),
     ("lever", lambda share, factor: 1 / (1 - share) if share < 1 else 2.0, "still takes"),
+    ("lever", lambda share, factor: nb03.whole_speedup(share / 100, factor), "is a fraction"),
     ("lever", lambda share, factor: 1.0, "the whole is"),
 ]
 

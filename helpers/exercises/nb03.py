@@ -136,6 +136,7 @@ def _test_lever(attempt):
             share * factor: "Add up times, not speeds: what is left of the old time, and what does the part take now?",
             share * factor + 1 - share: "Add up times, not speeds: a part that is faster takes a smaller time.",
             factor: "All of the program would have to become faster for that. What does the rest do meanwhile?",
+            whole_speedup(share / 100, factor): "The share is a fraction: 25 % comes as 0.25.",
             1 / (1 - share + 1e-12): "The part that became faster still takes some time.",
         }
         if abs(answer - right) > 1e-9:
