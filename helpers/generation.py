@@ -200,13 +200,11 @@ class StaticLayer:
 @contextlib.contextmanager
 def fast_decoding(model):
     """A context for reading one token at a time with the kernels that are fastest on this machine (notebook 03)."""
-    weight = model.lm_head.weight
-    with runtime.matmul_precision(runtime.fastest_matmul(weight.device)), contextlib.ExitStack() as stack:
-        threads = torch.get_num_threads()
-        autocast = torch.is_autocast_enabled("cpu")
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and threads > 1 and not autocast:
-            if splitting_helps(*weight.shape, threads):
-                stack.enter_context(SplitOneRow())
+    weight, threads = model.lm_head.weight, torch.get_num_threads()
+    fp32 = weight.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    splits = fp32 and threads > 1 and splitting_helps(*weight.shape, threads)
+    precision = runtime.matmul_precision(runtime.fastest_matmul(weight.device))
+    with precision, SplitOneRow() if splits else contextlib.nullcontext():
         yield
 
 

@@ -82,10 +82,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             k, v, mask = cache.append(k, v)  # (B, nh, T, hs) -> (B, nh, all tokens so far, hs)
         y = F.scaled_dot_product_attention(  # softmax(q k' / sqrt(hs) + mask) v
-            q,
-            k,
-            v,
-            attn_mask=mask,
+            q, k, v, attn_mask=mask,
             is_causal=cache is None or T > 1,  # one new token may look at everything that is in the cache
             dropout_p=self.dropout if self.training else 0.0,
         )
@@ -171,9 +168,8 @@ class GPT(nn.Module):
         start = 0 if cache is None else cache.length
         look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
         check_ids(ids, "ids", self.config, start, look)
-        positions = torch.arange(ids.shape[1], device=ids.device)  # (T,), on the ids' own device
-        if cache is not None:
-            positions = positions + cache.position  # the same as start; a tensor in a recorded step (StaticCache)
+        # (T,), on the ids' own device. A cache's position is the same as start, but a tensor in a recorded step.
+        positions = torch.arange(ids.shape[1], device=ids.device) + (0 if cache is None else cache.position)
 
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T) and (T,) -> (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)

@@ -58,8 +58,8 @@ class TrainConfig:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"TrainConfig({name}={value!r}): a whole number of at least 1 was expected.")
         if self.precision not in ("auto", *runtime.DTYPES):
-            allowed = ", ".join(("auto", *runtime.DTYPES))
-            raise ValueError(f"TrainConfig(precision={self.precision!r}): one of {allowed} was expected.")
+            allowed = ", ".join(runtime.DTYPES)
+            raise ValueError(f"TrainConfig(precision={self.precision!r}): one of auto, {allowed} was expected.")
         if not self.learning_rate > 0:
             raise ValueError(
                 f"TrainConfig(learning_rate={self.learning_rate!r}): a number above 0 was expected, such as 6e-4."
@@ -205,12 +205,10 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
 
     def report(step):
         if due(step, config.eval_every, history.test_step):
-            loss = evaluate(model, measured, config.context, config.batch_size, config.precision)
-            history.test_loss.append(loss)
+            history.test_loss.append(evaluate(model, measured, config.context, config.batch_size, config.precision))
             history.test_step.append(step)
         if tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
-            settings = {"seed": config.seed, "precision": config.precision}
-            text = sample_text(model, tokenizer, config.sample_tokens, **settings)
+            text = sample_text(model, tokenizer, config.sample_tokens, seed=config.seed, precision=config.precision)
             history.samples.append((step, text))
             if progress:
                 tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
