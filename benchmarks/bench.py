@@ -41,12 +41,7 @@ ARMS = {
     "course_bf16": "Model 5, bf16",
     "course_compiled": "Model 5, compiled",
 }
-TASKS = {
-    "construct": "construct",
-    "forward": "forward pass",
-    "decode": "greedy decoding",
-    "train": "training step",
-}
+TASKS = ("construct", "forward", "decode", "train")
 SIZES = {
     "gpt2": {
         "model": {},
@@ -135,15 +130,13 @@ class Course(Worker):
 
     def __init__(self, arm, setup):
         super().__init__(arm, setup)
-        import torch
-
         from helpers import generation, model, runtime, training
 
-        self.runtime, self.training, self.generation = runtime, training, generation
+        self.training, self.generation = training, generation
         self.GPT, self.config = model.GPT, model.GPTConfig(**SIZES[setup["size"]]["model"])
         precision = "bf16" if arm == "course_bf16" else "auto"
         self.recipe = training.TrainConfig(precision=precision, compile=arm == "course_compiled")
-        torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
+        self.torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
 
     def load(self):
         model = self.GPT(self.config)
@@ -176,8 +169,7 @@ class Course(Worker):
         rows, length = self.sizes["train"]
         x, y = self.ids(rows, length, seed=3), self.ids(rows, length, seed=4)
         optimizer = self.training.make_optimizer(self.model, self.recipe)
-        half = self.runtime.compute_dtype(self.device, self.recipe.precision) == self.torch.float16
-        scaler = self.torch.amp.GradScaler(self.device.type, enabled=half)
+        scaler = self.training.make_scaler(self.device, self.recipe)
         model = self.torch.compile(self.model.train()) if self.recipe.compile else self.model.train()
         self.run = lambda: self.training.update(model, optimizer, scaler, x, y, 1e-4, self.recipe)
         return [self.run(), self.run()]
@@ -188,16 +180,16 @@ class HuggingFace(Worker):
 
     def __init__(self, arm, setup):
         super().__init__(arm, setup)
-        import torch
         import transformers
 
         self.transformers, self.tuned = transformers, arm == "hf_tuned"
-        self.precision = contextlib.nullcontext
+        self.precision, self.scaler = contextlib.nullcontext, self.torch.amp.GradScaler(enabled=False)
         if self.tuned:
-            from helpers import runtime
+            from helpers import runtime, training
 
             self.precision = lambda: runtime.autocast(self.device)
-            torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
+            self.scaler = training.make_scaler(self.device, training.TrainConfig())
+            self.torch.set_float32_matmul_precision(runtime.fastest_matmul(self.device) or "highest")
 
     def load(self):
         return self.transformers.GPT2LMHeadModel.from_pretrained(self.folder / "hf").eval()
@@ -235,7 +227,7 @@ class HuggingFace(Worker):
         matrices, vectors = ([p for p in parameters if (p.ndim > 1) == matrix] for matrix in (True, False))
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = self.torch.optim.AdamW(groups, **settings)
-        scaler = self.torch.amp.GradScaler(self.device.type, enabled=self.tuned and self.half())
+        scaler = self.scaler
 
         def run():
             with self.precision():
@@ -250,11 +242,6 @@ class HuggingFace(Worker):
 
         self.run = run
         return [run(), run()]
-
-    def half(self):
-        from helpers import runtime
-
-        return runtime.compute_dtype(self.device) == self.torch.float16
 
 
 class Machine(Worker):
@@ -378,21 +365,6 @@ def describe(device):
     }
 
 
-def fast_bf16(device):
-    """Whether this device multiplies matrices clearly faster in bf16 than in fp32."""
-    import torch
-
-    from helpers import runtime
-
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
-    x = torch.randn(1024, 1024)
-    low = x.bfloat16()
-    return runtime.times_faster(lambda: low @ low, lambda: x @ x) > 1.2
-
-
 def shapes_for(size, device):
     """What is computed: more on a large GPU."""
     if device == "cuda" and "cuda" in SIZES[size]:
@@ -426,8 +398,11 @@ def say(text):
 
 def bench(size, device, names, tasks, rounds):
     """Runs the rounds. Returns what --record writes: the machine, and for each task and arm its readings."""
+    from helpers import runtime
+
     result = {**describe(device), "size": size, "rounds": rounds, "rows": []}
-    shapes, bf16 = shapes_for(size, device), fast_bf16(device)
+    bf16 = "course_bf16" in names or runtime.compute_dtype(device) == runtime.DTYPES["bf16"]
+    shapes = shapes_for(size, device)
     counts = flops(size, shapes)
     result |= {"parameters": counts["parameters"], "shapes": shapes}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -488,9 +463,10 @@ def ratios(rows, row):
     base = next((r for r in rows if r["task"] == row["task"] and r["arm"] == "hf"), None)
     if base is None:
         return None, None
-    found = [own / other for own, other in zip(row["seconds"], base["seconds"])]
-    low, _, high = statistics.quantiles(found, n=4, method="inclusive") if len(found) > 1 else found * 3
-    return (low, statistics.median(found), high), row["memory"] / base["memory"] if row["memory"] else None
+    from helpers import runtime
+
+    memory = row["memory"] / base["memory"] if row["memory"] else None
+    return runtime.quartiles_of_ratios(row["seconds"], base["seconds"]), memory
 
 
 def table(result):
@@ -511,7 +487,7 @@ def table(result):
         of = {"bytes": "memory"}.get(row["of"], f"{row['of']} peak")
         unit = {"decode": " of the tokens", "train": " nats", "forward": " (logits)"}.get(row["task"], "")
         apart = "" if row["difference"] is None or row["arm"] == "hf" else f"{row['difference']:.1g}{unit}"
-        reached = f"{row['share']:.0%} of the {of}" if row["task"] != "construct" else ""  # it draws random numbers
+        reached = f"{row['share']:.0%} of the {of}"
         lines.append(f"| {what[row['task']]} | {ARMS[row['arm']]} | {took} | {compared} | {reached} | {apart} |")
     for row in rows:
         if row["memory"]:
@@ -561,7 +537,7 @@ def main(arguments=None):
     add("--size", choices=SIZES, default="gpt2", help="gpt2: GPT-2 small; small: a tiny model")
     add("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest that is there")
     add("--arms", nargs="+", choices=ARMS, help="default: all but course_compiled on a CPU, course_bf16 on a GPU")
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    add("--tasks", nargs="+", choices=TASKS, default=TASKS)
     add("--rounds", type=int, default=5, help="how often the arms take turns (default: 5)")
     add("--out", type=Path, default=ROOT / "build" / "bench.json", help="the result (default: build/bench.json)")
     add("--record", action="store_true", help="also write it into data/measurements/ and README.md")
@@ -575,11 +551,11 @@ def main(arguments=None):
     if given.record and (given.size != "gpt2" or set(given.tasks) != set(TASKS) or "hf" not in (given.arms or ARMS)):
         parser.error("--record keeps whole results only: GPT-2 small, all tasks, and the arm hf to compare with")
 
-    from helpers import runtime
+    from helpers import runtime, timing
 
     device = given.device or runtime.best_device().type
     arms = given.arms or [name for name in ARMS if name != ("course_bf16" if device == "cuda" else "course_compiled")]
-    if "course_bf16" in arms and not (device == "cpu" and fast_bf16(device)):
+    if "course_bf16" in arms and not (device == "cpu" and runtime.fast_bf16(device) > 1.2):
         say("this processor is not clearly faster in bf16, or a GPU uses 16 bits anyway: course_bf16 is left out")
         arms.remove("course_bf16")
     if "course_compiled" in arms and not runtime.can_compile(device):
@@ -588,11 +564,9 @@ def main(arguments=None):
     check_memory(arms, given.size, device)
     result = bench(given.size, device, arms, given.tasks, given.rounds)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    given.out.write_text(text, encoding="utf-8")
+    given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if given.record:
-        name = "".join(c if c.isalnum() else "_" for c in result["device"].lower())
-        (FOLDER / f"bench_{name}.json").write_text(text, encoding="utf-8")
+        timing.write_record("bench", result)
         write_readme()
     print("\n" + table(result))
     return 0

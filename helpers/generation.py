@@ -37,9 +37,8 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 def check_sampling(temperature, top_k, top_p):
     """Raises ValueError unless these settings make a distribution."""
     if not temperature > 0:
-        raise ValueError(
-            f"temperature={temperature}: a number above 0 was expected. For the single most likely token use top_k=1."
-        )
+        raise ValueError(f"temperature={temperature}: a number above 0 was expected. "
+                         "For the single most likely token use top_k=1.")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k={top_k!r}: a whole number of at least 1, or None for all tokens, was expected.")
     if top_p is not None and not 0 < top_p <= 1:
@@ -82,10 +81,8 @@ class LayerCache:
         if self.length == 0:
             self.keys, self.values = (k.new_zeros(B, nh, self.capacity, hs) for _ in "kv")
         elif T > 1:
-            raise ValueError(
-                f"{T} tokens at once for a cache that holds {self.length}: "
-                "give the prompt first, then one token at a time."
-            )
+            raise ValueError(f"{T} tokens at once for a cache that holds {self.length}: "
+                             "give the prompt first, then one token at a time.")
         start, self.length = self.length, self.length + T
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v

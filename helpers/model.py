@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
+ROWS_AT_ONCE = {"cuda": 2048, "other": 256}  # logits that the loss makes at once: more keep a GPU busy
 SIZES = {
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
@@ -44,14 +46,12 @@ class GPTConfig:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"GPTConfig({name}={value!r}): a whole number of at least 1 was expected.")
         if self.n_embd % self.n_head:
-            raise ValueError(
-                f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads are equally wide, so "
-                f"n_embd must be divisible by n_head. Try n_embd={-(-self.n_embd // self.n_head) * self.n_head}."
-            )
+            best = -(-self.n_embd // self.n_head) * self.n_head
+            raise ValueError(f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads are equally wide, so "
+                             f"n_embd must be divisible by n_head. Try n_embd={best}.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"GPTConfig(dropout={self.dropout!r}): a probability from 0 up to, not including, 1 was expected."
-            )
+            raise ValueError(f"GPTConfig(dropout={self.dropout!r}): a probability from 0 up to, not including, 1 "
+                             "was expected.")
 
     @classmethod
     def named(cls, name, **changes):
@@ -131,17 +131,14 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         with torch.device("meta"):  # shapes only: _initialise draws the numbers, each of them once
-            self.transformer = nn.ModuleDict(
-                {
-                    "wte": _embedding(config.vocab_size, config.n_embd),  # what each token is
-                    "wpe": _embedding(config.n_positions, config.n_embd),  # where it stands
-                    "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                    "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
-                }
-            )
+            self.transformer = nn.ModuleDict({
+                "wte": _embedding(config.vocab_size, config.n_embd),  # what each token is
+                "wpe": _embedding(config.n_positions, config.n_embd),  # where it stands
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+            })
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        needs_numbers = self.transformer if config.tie_word_embeddings else self
-        needs_numbers.to_empty(device=torch.get_default_device())
+        (self.transformer if config.tie_word_embeddings else self).to_empty(device=torch.get_default_device())
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight  # the same Parameter, not a copy of it
         self._initialise()
@@ -183,9 +180,8 @@ class GPT(nn.Module):
             return self.lm_head(x)  # (B, T, C) -> (B, T, V)
         check_ids(targets, "targets", self.config, start, look)
         if targets.shape != ids.shape:
-            raise ValueError(
-                f"targets have the shape {tuple(targets.shape)}, but ids {tuple(ids.shape)}: give one target per id."
-            )
+            raise ValueError(f"targets have the shape {tuple(targets.shape)}, but ids {tuple(ids.shape)}: "
+                             "give one target per id.")
         return chunked_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # (B*T, C) -> ()
 
 
@@ -224,9 +220,9 @@ def chunked_cross_entropy(x, weight, targets, rows=None):
     """Mean cross-entropy of the logits x @ weight.T, a few rows at a time (notebooks 03 and 07).
 
     x (N, C), weight (V, C), targets (N,) int64 -> a scalar in nats. The N x V logits are the largest tensor of a
-    training step. Here at most `rows` of them exist at once (default: 256, or 2048 on a GPU), and nothing is computed
-    twice: each piece's share of the gradient is taken at once, since that of a cross-entropy is known in advance.
-    F.linear_cross_entropy of torch 2.13 follows the same idea.
+    training step. Here at most `rows` of them exist at once (default: ROWS_AT_ONCE), and nothing is computed twice:
+    each piece's share of the gradient is taken at once, since that of a cross-entropy is known in advance.
+    F.linear_cross_entropy of torch 2.13 follows the same idea. The loss can be differentiated once, not twice.
     """
     return _ChunkedCrossEntropy.apply(x, weight, targets, rows, torch.is_grad_enabled())
 
@@ -239,7 +235,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, x, weight, targets, rows, with_gradient):
         dtype = (x[:0] @ weight[:0].T).dtype  # what products come out in: 16 bits under autocast
         # Fewer rows in float16, because the sum over many rows in weight_grad can overflow.
-        rows = rows or (2048 if x.is_cuda and dtype != torch.float16 else 256)
+        rows = rows or ROWS_AT_ONCE["cuda" if x.is_cuda and dtype != torch.float16 else "other"]
         matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
         x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
         for piece, target, piece_grad in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
@@ -258,6 +254,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss / len(x)
 
     @staticmethod
+    @once_differentiable  # the gradients are plain numbers by now: a second derivative would silently be wrong
     def backward(ctx, scale):
         x_grad, weight_grad = ctx.saved_tensors
         if scale.device.type == "cpu" and not torch.compiler.is_compiling() and scale == 1:

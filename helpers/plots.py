@@ -42,14 +42,7 @@ def plot_losses(history, baselines, title, initial=None):
     losses, axes = history.as_arrays(), new_figure(height=5.5)
     steps = np.arange(1, len(losses["train_loss"]) + 1)
     axes.plot(steps, losses["train_loss"], color=SKY, linewidth=1, label="training loss, each batch")
-    axes.plot(
-        losses["test_step"],
-        losses["test_loss"],
-        color=BLUE,
-        marker="o",
-        linewidth=2.5,
-        label="test loss",
-    )
+    axes.plot(losses["test_step"], losses["test_loss"], color=BLUE, marker="o", linewidth=2.5, label="test loss")
     lines = {} if initial is None else {"uniform guess, ln V": initial}
     for (label, loss), colour, style in zip(
         {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED), ("dotted", "dashed", "dashdot", "dashed")

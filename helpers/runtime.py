@@ -68,42 +68,49 @@ def autocast(device, precision="auto"):
     return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
 
 
-def times_faster(new, old, readings=11):
-    """How many times faster new() is than old(), said with care: the lower quartile of the ratios of several readings.
+def in_turns(functions, rounds, device="cpu"):
+    """Seconds of each function in each round, {name: [...]} for {name: function()}, after a run that does not count.
 
-    The two take turns, so that a machine that changes its speed meanwhile changes it for both (notebook 03). It is for
-    the CPU: it does not wait for a GPU.
+    They take turns, so that a machine that changes its speed meanwhile changes it for all of them (notebook 03).
     """
 
     def seconds(function):
+        wait_for(device)
         start = time.perf_counter()
         function()
+        wait_for(device)
         return time.perf_counter() - start
 
-    ratios = [seconds(old) / seconds(new) for _ in range(readings + 1)]
-    return statistics.quantiles(ratios[1:], n=4)[0]  # the first reading only warms up
+    turns = [[seconds(function) for function in functions.values()] for _ in range(rounds + 1)]
+    return dict(zip(functions, map(list, zip(*turns[1:]))))
+
+
+def quartiles_of_ratios(seconds, others):
+    """The ratios of the rounds of two functions, seconds / others: (lower quartile, median, upper quartile)."""
+    ratios = [own / other for own, other in zip(seconds, others, strict=True)]
+    return tuple(statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios, n=4, method="inclusive"))
+
+
+def times_faster(new, old, device="cpu"):
+    """How many times faster new() is than old(), said with care: the lower quartile of eleven readings in turn."""
+    found = in_turns({"new": new, "old": old}, 11, device)
+    return quartiles_of_ratios(found["old"], found["new"])[0]
 
 
 @contextlib.contextmanager
 def matmul_precision(precision):
     """A context for float32 matrix products with torch.set_float32_matmul_precision, which is a setting of the whole
     process: at the end it is what it was before. None changes nothing."""
-    if precision is None:
+    with contextlib.ExitStack() as at_the_end:
+        if precision is not None:
+            at_the_end.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision(precision)
         yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def fastest_matmul(device):
     """The setting of float32 matrix products to use on a CPU: "medium" or "highest" (notebook 03). Elsewhere None.
 
-    "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
-    float32 kernel, twice as fast (AMD), on others to a slower one. So both are tried, once for each number of threads:
     "medium" must be 1.4 times as fast, and its largest error below four times that of float32. None also where the
     caller has chosen by PyTorch's newer settings, which do not mix with this one.
     """
@@ -113,7 +120,35 @@ def fastest_matmul(device):
         torch.get_float32_matmul_precision()
     except RuntimeError:  # "mix of the legacy and new APIs"
         return None
-    return _fastest_cpu_matmul(torch.get_num_threads())
+    trial = try_matmul(torch.get_num_threads())
+    return "medium" if trial["times faster"] > 1.4 and trial["medium"] < 4 * trial["highest"] else "highest"
+
+
+@functools.cache
+def try_matmul(threads):
+    """Tries float32 products on this CPU, once for each number of threads: {"times faster", "medium", "highest"}, how
+    many times faster "medium" is than "highest", and the largest error of each.
+
+    "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
+    float32 kernel, which can be twice as fast (AMD) or slower (Intel). So it is tried and not assumed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(512, 768, generator=generator) for _ in "xw")
+
+    def product(precision):
+        with matmul_precision(precision):
+            return x @ w.T
+
+    exact = x.double() @ w.double().T
+    errors = {precision: (product(precision) - exact).abs().max().item() for precision in ("medium", "highest")}
+    return {"times faster": times_faster(lambda: product("medium"), lambda: product("highest")), **errors}
+
+
+def fast_bf16(device):
+    """How many times faster this device multiplies matrices in bfloat16 than in float32 (notebook 03)."""
+    x = torch.randn(1024, 1024, device=device)
+    low = x.bfloat16()
+    return times_faster(lambda: low @ low, lambda: x @ x, device)
 
 
 def can_compile(device):
@@ -123,22 +158,6 @@ def can_compile(device):
     except Exception:  # each missing part raises an error of its own kind
         return False
     return True
-
-
-@functools.cache
-def _fastest_cpu_matmul(threads):
-    generator = torch.Generator().manual_seed(0)
-    x, w = (torch.randn(512, 768, generator=generator) for _ in "xw")
-    exact = x.double() @ w.double().T
-
-    def product(precision):
-        with matmul_precision(precision):
-            return x @ w.T
-
-    medium, highest = ((product(precision) - exact).abs().max() for precision in ("medium", "highest"))
-    exact_enough = medium < 4 * highest
-    faster = exact_enough and times_faster(lambda: product("medium"), lambda: product("highest")) > 1.4
-    return "medium" if faster else "highest"
 
 
 def seed_everything(seed):

@@ -83,7 +83,12 @@ def record(rows, device, folder=FOLDER):
         ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(ask, capture_output=True, text=True).stdout.split()[0]
     found = {"device": name, "driver": driver, "torch": torch.__version__, "date": date, "rows": rows}
-    path = Path(folder) / f"speed_{re.sub('[^a-z0-9]+', '_', name.lower())}.json"
+    return write_record("speed", found, folder)
+
+
+def write_record(kind, found, folder=FOLDER):
+    """Writes what was measured, with found["device"], into the file of this kind and device, and returns its path."""
+    path = Path(folder) / f"{kind}_{re.sub('[^a-z0-9]+', '_', found['device'].lower()).strip('_')}.json"
     assets.write_atomically(path, lambda to: Path(to).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8"))
     return path
 

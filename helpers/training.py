@@ -151,6 +151,12 @@ def make_optimizer(model, config):
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
+def make_scaler(device, config):
+    """Scales the loss up while the matrices are float16, in which small gradients would become 0; else does nothing."""
+    half = runtime.compute_dtype(device, config.precision) == torch.float16
+    return torch.amp.GradScaler(torch.device(device).type, enabled=half)
+
+
 def evaluate(model, ids, context, batch_size=16, precision="auto"):
     """The mean loss in nats per token over all of ids, (N,) int64, in windows of `context` tokens laid end to end."""
     corpus.check_length(ids, 1)
@@ -185,7 +191,7 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     out = None if out is None else Path(out)
     history = History()
     optimizer = make_optimizer(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=runtime.compute_dtype(device, config.precision) == torch.float16)
+    scaler = make_scaler(device, config)
     batches = torch.Generator().manual_seed(config.seed)
     data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
     run = _Run(model, optimizer, scaler, batches, history, config, data, runtime.fastest_matmul(device))
@@ -223,8 +229,7 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
             for step in range(first, config.steps):
                 rate = config.learning_rate_at(step)
                 x, y = corpus.random_batch(train_ids, config.batch_size, config.context, batches, device)
-                loss = update(trained, optimizer, scaler, x, y, rate, config)
-                history.train_loss.append(loss)
+                history.train_loss.append(update(trained, optimizer, scaler, x, y, rate, config))
                 history.learning_rate.append(rate)
                 report(step + 1)
                 bar.update()
@@ -429,8 +434,8 @@ def main(arguments=None):
     own = [name for name in ("size", "seed", "precision", "compile") if getattr(given, name) is not None]
     if given.resume and own:
         parser.error(f"--resume goes on with the settings of the run itself: leave out --{' and --'.join(own)}")
-    names = ("steps", "seed", "precision", "compile")
-    chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    settings = {name: getattr(given, name) for name in ("steps", "seed", "precision", "compile")}
+    chosen = {name: value for name, value in settings.items() if value is not None}
 
     try:
         if given.resume:

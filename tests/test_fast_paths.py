@@ -201,7 +201,7 @@ def test_generate_splits_rows_where_that_helps(tiny, monkeypatch, helps):
 def test_a_kernel_is_chosen_by_trying_both(monkeypatch):
     """Clearly faster and as exact: taken. Faster but rounded, or as exact but no faster: not."""
     for error, gain, expected in ((1e-6, 2.0, "medium"), (1e-6, 1.2, "highest"), (1e-2, 2.0, "highest")):
-        runtime._fastest_cpu_matmul.cache_clear()
+        runtime.try_matmul.cache_clear()
         monkeypatch.setattr(runtime, "times_faster", lambda new, old: gain)
         real = torch.Tensor.__matmul__
 
@@ -213,7 +213,7 @@ def test_a_kernel_is_chosen_by_trying_both(monkeypatch):
             patch.setattr(torch.Tensor, "__matmul__", product)
             assert runtime.fastest_matmul("cpu") == expected
         assert torch.get_float32_matmul_precision() == "highest"
-    runtime._fastest_cpu_matmul.cache_clear()
+    runtime.try_matmul.cache_clear()
     assert runtime.fastest_matmul("cuda") is runtime.fastest_matmul("mps") is None
 
 
@@ -237,6 +237,35 @@ def test_the_matmul_setting_comes_back():
 def test_the_faster_function_is_found():
     short, long = (torch.randn(n, n) for n in (32, 400))
     assert runtime.times_faster(lambda: short @ short, lambda: long @ long) > 3
+
+
+def test_functions_take_turns_and_the_first_run_does_not_count(monkeypatch):
+    clock, order, waits = [0.0], [], []
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runtime, "wait_for", waits.append)
+
+    def working(name, first, usual):
+        def run():
+            clock[0] += usual if name in order else first
+            order.append(name)
+
+        return run
+
+    found = runtime.in_turns({"a": working("a", 9.0, 1.0), "b": working("b", 7.0, 4.0)}, 3, "cuda")
+    assert order == ["a", "b"] * 4 and set(waits) == {"cuda"} and len(waits) == 16
+    assert found == {"a": [1.0] * 3, "b": [4.0] * 3}
+    assert runtime.quartiles_of_ratios(found["b"], found["a"]) == (4.0, 4.0, 4.0)
+    assert runtime.quartiles_of_ratios([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (1.5, 2.0, 2.5)
+    assert runtime.quartiles_of_ratios([6.0], [2.0]) == (3.0, 3.0, 3.0)
+
+
+def test_the_loss_refuses_a_second_derivative():
+    """Its gradients are numbers by then, so a second derivative would silently lack a part."""
+    x, weight = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    loss = chunked_cross_entropy(x, weight, torch.zeros(4, dtype=torch.int64))
+    slope = torch.autograd.grad(loss, x, torch.tensor(2.0, requires_grad=True), create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 @pytest.fixture

@@ -294,7 +294,7 @@ def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
     assert clipped[0].item() == pytest.approx(real(twin.parameters(), 9e9).item(), rel=0.02)
 
 
-def test_precision_can_be_chosen(tmp_path):
+def test_precision_can_be_chosen():
     seen, model = set(), new_model()
     model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     train(replace(CONFIG, precision="bf16"), model=model)
