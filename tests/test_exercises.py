@@ -1,7 +1,9 @@
-"""What holds for every exercise; the typical mistakes in each are tested in test_nbNN_exercises.py."""
+"""What holds for every exercise. Each test_nbNN_exercises.py lists plausible wrong answers in WRONG: {name of the
+exercise: [(wrong attempt, part of the message that it must get), ...]}."""
 
 import importlib
 
+import nbformat
 import pytest
 
 from helpers import assets
@@ -9,10 +11,15 @@ from helpers.exercises import Exercise
 
 MODULES = sorted(path.stem for path in (assets.ROOT / "helpers" / "exercises").glob("nb[0-9][0-9].py"))
 ALL = {
-    f"{module}.{name}": thing
+    (module, name): thing
     for module in MODULES
     for name, thing in vars(importlib.import_module(f"helpers.exercises.{module}")).items()
     if isinstance(thing, Exercise)
+}
+WRONG = {
+    (module, name): answers
+    for module in MODULES
+    for name, answers in importlib.import_module(f"tests.test_{module}_exercises").WRONG.items()
 }
 
 
@@ -24,12 +31,15 @@ def raises(*arguments):
     raise RuntimeError("learner's code")
 
 
-def test_every_notebook_has_exercises():
-    assert MODULES == [f"nb{number:02}" for number in range(1, 8)]
-    assert all(sum(name.startswith(module) for name in ALL) >= 2 for module in MODULES)
+def test_every_notebook_has_exercises_from_a_warm_up_to_a_challenge():
+    for module in MODULES:
+        own = [exercise for (place, _), exercise in ALL.items() if place == module]
+        assert len(own) >= (3 if module == "nb08" else 4), module
+        assert min(exercise.minutes for exercise in own) <= 5 and max(exercise.minutes for exercise in own) >= 15, module
+        assert {exercise.difficulty for exercise in own} == {1, 2, 3}, module
 
 
-@pytest.mark.parametrize("exercise", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("exercise", ALL.values(), ids=map(".".join, ALL))
 def test_the_solution_passes_and_the_stub_does_not(exercise, capsys):
     exercise.check(exercise.solution)
     assert ": correct." in capsys.readouterr().out
@@ -37,6 +47,47 @@ def test_the_solution_passes_and_the_stub_does_not(exercise, capsys):
     assert "not yet. Your function returns None" in capsys.readouterr().out
     exercise.check(raises)
     assert "not yet" in capsys.readouterr().out
-    exercise.hint()
-    assert "Hint: " in capsys.readouterr().out
-    assert exercise.difficulty in (1, 2, 3) and exercise.minutes > 0
+
+
+@pytest.mark.parametrize("exercise", ALL.values(), ids=map(".".join, ALL))
+def test_hints_come_in_stages(exercise, capsys):
+    assert isinstance(exercise.hints, tuple) and len(exercise.hints) >= 2
+    for number, text in enumerate(exercise.hints, start=1):
+        exercise.hint(number)
+        printed = capsys.readouterr().out
+        assert text in printed and f"Hint {number} of {len(exercise.hints)}" in printed
+        assert ("show_solution()" in printed) == (number == len(exercise.hints))
+    exercise.hint(len(exercise.hints) + 1)
+    assert f"1 to {len(exercise.hints)}" in capsys.readouterr().out
+
+
+def test_every_exercise_has_three_plausible_wrong_answers():
+    assert set(WRONG) == set(ALL)
+    for name, answers in WRONG.items():
+        assert len(answers) >= 3, name
+        assert len({says for _, says in answers}) >= 2, f"{name}: the message does not tell the mistakes apart"
+
+
+@pytest.mark.parametrize("name, number", [(name, i) for name, answers in WRONG.items() for i in range(len(answers))],
+                         ids=lambda value: ".".join(value) if isinstance(value, tuple) else str(value))
+def test_a_wrong_answer_gets_the_right_message(name, number, capsys):
+    attempt, says = WRONG[name][number]
+    ALL[name].check(attempt)
+    printed = capsys.readouterr().out
+    assert "not yet" in printed and says in printed, printed
+    assert "returns None" not in printed and "Your code stopped" not in printed, printed
+
+
+@pytest.mark.parametrize("name", ALL, ids=".".join)
+def test_the_notebook_shows_the_exercise_but_not_its_solution(name):
+    module, exercise = name[0], ALL[name]
+    (path,) = (assets.ROOT / "notebooks").glob(f"{module[2:]}_*.ipynb")
+    cells = nbformat.read(path, as_version=4).cells
+    call = f"{module}.{name[1]}"
+    (stub_cell,) = [c for c in cells if c.cell_type == "code" and f"{call}.check(" in c.source]
+    assert "return None" in stub_cell.source
+    assert ": not yet." in "".join(output.get("text", "") for output in stub_cell.outputs)
+    everything = "\n".join(cell.source for cell in cells)
+    heading = f"{exercise.title} (" + "★" * exercise.difficulty + f", {exercise.minutes} minutes)"
+    assert heading in everything, heading
+    assert f"{call}.hint()" in everything and f"{call}.show_solution()" in everything

@@ -16,14 +16,14 @@ class Exercise:
     """One exercise. test(attempt) returns what to say when it is right and raises NotYet with a helpful sentence when
     not.
 
-    solution is a function that passes the test; difficulty goes from 1 to 3; minutes is the time to give it before
-    the hint.
+    hints go from a nudge to nearly the whole answer; solution is a function that passes the test; difficulty goes from
+    1 to 3; minutes is the time to give it before the solution.
     """
 
     title: str
     difficulty: int
     minutes: int
-    hint_text: str
+    hints: tuple
     test: Callable
     solution: Callable
 
@@ -36,9 +36,13 @@ class Exercise:
         except Exception as error:  # whatever a learner's code may raise
             print(f"{self.title}: not yet. Your code stopped with {type(error).__name__}: {error}")
 
-    def hint(self):
-        """Prints the hint."""
-        print(f"Hint: {self.hint_text}")
+    def hint(self, number=1):
+        """Prints one hint. They get plainer: first hint(), then hint(2), and so on."""
+        if number not in range(1, len(self.hints) + 1):
+            print(f"{self.title} has the hints 1 to {len(self.hints)}. After the last comes show_solution().")
+            return
+        after = f"hint({number + 1})" if number < len(self.hints) else "show_solution()"
+        print(f"Hint {number} of {len(self.hints)}: {self.hints[number - 1]} (Next: {after})")
 
     def show_solution(self):
         """Shows the source of a solution. It is tested code."""
