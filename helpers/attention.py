@@ -58,3 +58,24 @@ def multi_head_attention(x, w_qkv, b_qkv, w_0, b_0, n_head):
     qkv = x @ w_qkv.T + b_qkv  # (B, T, C) -> (B, T, 3C)
     q, k, v = (split_heads(part, n_head) for part in qkv.chunk(3, dim=-1))  # three times (B, nh, T, hs)
     return merge_heads(attention(q, k, v)) @ w_0.T + b_0  # -> (B, T, C)
+
+
+def attention_maps(model, ids):
+    """Where each head of a Model 5 looks: ids (1, T) -> (L, nh, T, T) on the CPU (notebook 04).
+
+    The fused kernel never holds a map, so each block's queries and keys are caught on their way and multiplied here.
+    """
+    caught = []
+
+    def catch(module, given, qkv):
+        caught.append(qkv.detach().float().cpu())  # (1, T, 3C)
+
+    hooks = [block.attn.c_attn.register_forward_hook(catch) for block in model.transformer.h]
+    try:
+        model(ids, last_only=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    q, k, _ = torch.cat(caught).chunk(3, dim=-1)  # three times (L, T, C)
+    n_head = model.config.n_head
+    return attention_weights(split_heads(q, n_head), split_heads(k, n_head))

@@ -153,6 +153,45 @@ def plot_matrices(matrices, title, labels, numbers=False, ylabel="looks from tok
     return axes
 
 
+def plot_attention_steps(q, k, v, labels, rows, steps=4):
+    """One head, step by step, for some of its tokens: a row of four figures for each. q, k, v: (T, d), rows: tokens.
+
+    Scores; those of the past only; their softmax; the values times their weights, and under them the sum. steps: how
+    many of the four are drawn.
+    """
+    T, d = k.shape
+    headings = ("1 · scores q·k / √d", "2 · masked: the past only", "3 · softmax: weights", "4 · weight × value, sum")
+    grid = np.atleast_2d(new_figure(columns=4, rows=len(rows), width=16, height=1.2 + 3.4 * len(rows)))
+    for axes, t in zip(grid, rows):
+        scores = np.asarray(k @ q[t]) / d**0.5
+        weights = np.exp(scores[: t + 1] - scores[: t + 1].max())
+        weights = np.append(weights / weights.sum(), np.zeros(T - t - 1))
+        mixed = weights[:, None] * np.asarray(v)
+        past = np.where(np.arange(T) <= t, scores, 0)
+        for axis, values in zip(axes, (scores, past, weights)):
+            axis.barh(range(T), values, color=[BLUE if s <= t else "#bbbbbb" for s in range(T)])
+            axis.set_yticks(range(T), labels if axis is axes[0] else [""] * T)
+            axis.invert_yaxis()
+        for axis in axes[:2]:
+            axis.set_xlim(1.1 * min(0, scores.min()), 1.1 * max(0, scores.max()))
+        for s in range(t + 1, T):
+            axes[1].text(0, s, " −∞", va="center", fontsize=16)
+        axes[2].set_xlim(0, 1)
+        largest = abs(mixed).max()
+        sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3], cmap="PuOr", vmin=-largest, vmax=largest, cbar=False,
+                    linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
+        axes[3].axhline(T, color=BLACK, linewidth=3)
+        axes[3].tick_params(axis="y", rotation=0)
+        axes[3].set_xlabel(f"the {mixed.shape[1]} numbers of a vector" if t == rows[-1] else None)
+        axes[0].set_ylabel(f"{labels[t]} looks at", fontweight="bold")
+        for axis in axes[steps:]:
+            axis.set_visible(False)
+    for axis, heading in zip(grid[0], headings):
+        axis.set_title(heading, fontweight="bold", fontsize=15)
+    plt.show()
+    return grid
+
+
 # Notebook 05
 
 
@@ -212,6 +251,52 @@ def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token 
     finish(axes, title, xlabel, ylabel)
     plt.show()
     return axes
+
+
+def plot_next_tokens(panels, tokens, title):
+    """Bars of next-token probabilities, side by side. panels: {heading: probabilities of tokens}; tokens: strings.
+
+    A last bar holds all other tokens together.
+    """
+    tokens = [*tokens, "all others"]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = 5.2 * columns + 1.5, 1 + (0.9 + 0.36 * len(tokens)) * rows
+    grid = np.atleast_2d(new_figure(columns, rows, width, height))
+    for i, (axis, (heading, probabilities)) in enumerate(zip(grid.flat, panels.items())):
+        probabilities = [*probabilities, 1 - sum(probabilities)]
+        bars = axis.barh(range(len(tokens)), probabilities, color=[BLUE] * (len(tokens) - 1) + [ORANGE])
+        axis.bar_label(bars, [f"{p:.0%}" if p >= 0.005 else "" for p in probabilities], padding=3, fontsize=13)
+        axis.set_yticks(range(len(tokens)), tokens if i % columns == 0 else [""] * len(tokens))
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.18)
+        axis.set_xticks((0, 0.5, 1))
+        axis.grid(False)
+        axis.set_title(heading, fontsize=15, fontweight="bold")
+        axis.set_xlabel("probability" if i >= len(panels) - columns else None)
+    grid.flat[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return grid
+
+
+def plot_head_grid(maps, title):
+    """All heads' maps as small pictures, a row per layer, on one scale from 0 (dark) to 1. maps: (L, nh, T, T)."""
+    maps = np.asarray(maps)
+    L, nh = maps.shape[:2]
+    grid = np.reshape(new_figure(nh, L, width=1.4 + 1.1 * nh, height=1.2 + 1.1 * L), (L, nh))
+    for (layer, head), axis in np.ndenumerate(grid):
+        axis.imshow(maps[layer, head], cmap="cividis", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        if layer == 0:
+            axis.set_title(f"{head}", fontsize=14)
+        if head == 0:
+            axis.set_ylabel(f"{layer}", rotation=0, labelpad=14, va="center", fontsize=14)
+    grid[0, 0].figure.supxlabel("head (numbers above)")
+    grid[0, 0].figure.supylabel("layer")
+    grid[0, 0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return grid
 
 
 # Notebook 06
