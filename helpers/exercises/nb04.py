@@ -1,4 +1,8 @@
-"""Exercises of notebook 04: Conv1D as nn.Linear, nucleus sampling, the head that looks at the previous token."""
+"""Exercises of notebook 04: Conv1D as nn.Linear, temperature and entropy, nucleus sampling, a loop that writes text,
+the head that looks at the previous token."""
+
+import math
+from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -47,6 +51,67 @@ def _test_linear(attempt):
     return "Equal products, also for the square matrix, whose shape cannot tell you that it is transposed."
 
 
+# --- temperature and entropy -----------------------------------------------------------------------------------------
+
+
+def next_token(logits, temperature):
+    """logits (1, T, V) -> the probabilities of the next token, (V,), and their entropy in nats."""
+    p = (logits[0, -1] / temperature).softmax(dim=-1)
+    return p, -(p * p.clamp(min=1e-30).log()).sum()  # 0 times the logarithm of 0 counts as 0
+
+
+def _test_temperature(attempt):
+    """Compares both answers at three temperatures; at the lowest, most probabilities are exactly 0."""
+    logits = torch.tensor([[[1.0, 4.0, 0.0, 2.0, 1.0], [0.5, 0.0, 3.0, 1.0, 2.0], [2.0, 1.0, 0.0, 1.0, 3.5]]])
+    for temperature in (1.0, 2.0, 0.01):
+        answer = needs_answer(attempt(logits.clone(), temperature))
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise NotYet("Two answers were expected: return probabilities, entropy.")
+        p, H = torch.as_tensor(answer[0]).float(), torch.as_tensor(answer[1]).float()
+        _check_probabilities(p, logits, temperature)
+        right = next_token(logits, temperature)[1].item()
+        if H.numel() != 1:
+            raise NotYet(f"The entropy is one number; yours has the shape {tuple(H.shape)}. Add up over the tokens.")
+        H = H.item()
+        if math.isnan(H):
+            raise NotYet(f"At temperature {temperature} some probabilities are exactly 0, and 0 * log(0) is nan in "
+                         "PyTorch. Such a token must add 0.")
+        if not math.isclose(H, right, abs_tol=1e-4):
+            if math.isclose(H, -right, abs_tol=1e-4):
+                raise NotYet("An entropy is never negative: log p is. Turn the sign.")
+            if math.isclose(H, right / math.log(2), rel_tol=1e-4):
+                raise NotYet("That is the entropy in bits. In nats the logarithm is the natural one.")
+            raise NotYet(f"The probabilities are right at temperature {temperature}. Their entropy is {right:.4f} "
+                         f"nats, yours {H:.4f}.")
+    return "Logits divided by the temperature, and no nan where a probability is 0."
+
+
+def _check_probabilities(p, logits, temperature):
+    """Raises NotYet unless p is the softmax of the last position's logits over the temperature."""
+    last, T, V = logits[0, -1], *logits.shape[1:]
+    if tuple(p.shape) != (V,):
+        raise NotYet(f"The probabilities must have the shape ({V},), one for each token; yours have {tuple(p.shape)}. "
+                     f"The logits are (1, T, V) = (1, {T}, {V}), and only one position predicts the next token.")
+    scores = last.softmax(-1)
+    mistakes = {
+        "Those are the probabilities after the first token. The next token follows the last position.":
+            (logits[0, 0] / temperature).softmax(-1),
+        "You divide the probabilities. Divide the logits, then take the softmax.": scores / temperature,
+        "You divide the probabilities, and then make them add up to 1 again: that changes nothing.": scores,
+        "You take the softmax twice. Divide the logits, then take it once.": (scores / temperature).softmax(-1),
+        "You multiply by the temperature. A high temperature must make the logits smaller.":
+            (last * temperature).softmax(-1),
+        "Your softmax runs over the positions. It must run over the vocabulary, the last axis.":
+            (logits[0] / temperature).softmax(0)[-1],
+        "Those are logits, not probabilities: the softmax is missing.": last / temperature,
+    }
+    if not torch.allclose(p, (last / temperature).softmax(-1), atol=1e-4):
+        close = [reason for reason, wrong in mistakes.items() if torch.allclose(p, wrong, atol=1e-4)]
+        raise NotYet(close[0] if close else f"At temperature {temperature} the probabilities should be "
+                     f"{[round(x, 3) for x in (last / temperature).softmax(-1).tolist()]}; yours: "
+                     f"{[round(x, 3) for x in p.tolist()]}.")
+
+
 # --- nucleus sampling ------------------------------------------------------------------------------------------------
 
 
@@ -75,8 +140,121 @@ def _test_nucleus(attempt):
         if (kept := (answer > 0).sum()) < (needed := (right > 0).sum()):
             raise NotYet(f"For p = {p} you keep {kept} of [0.1, 0.5, 0.15, 0.25]; {needed} are needed to reach p. "
                          "The token that crosses the line is kept.")
-        raise NotYet(f"For p = {p} and [0.1, 0.5, 0.15, 0.25] yours is {answer.tolist()}, not {right.tolist()}.")
+        if kept > needed:
+            raise NotYet(f"For p = {p} you keep {kept} of [0.1, 0.5, 0.15, 0.25]; {needed} are enough to reach p. Stop "
+                         "there, and begin with the likeliest.")
+        shown, wanted = ([round(x, 3) for x in row.tolist()] for row in (answer, right))
+        raise NotYet(f"For p = {p} and [0.1, 0.5, 0.15, 0.25] yours is {shown}, not {wanted}: the likeliest are kept, "
+                     "and all are divided by the same sum.")
     return "The smallest set that reaches p, adding up to 1, in the order of the vocabulary."
+
+
+# --- a loop that writes text -----------------------------------------------------------------------------------------
+
+
+def write(model, ids, new, temperature, top_k):
+    """ids (B, T) -> (B, T + new): each new token drawn from the top_k likeliest ones, at this temperature."""
+    for _ in range(new):
+        logits = model(ids[:, -model.config.n_positions :])[:, -1]  # (B, V): what follows the last token
+        best = logits.topk(top_k, dim=-1)  # values and ids, each (B, k), the likeliest first
+        p = (best.values / temperature).softmax(dim=-1)
+        place = torch.multinomial(p, 1)  # (B, 1): a place among the k
+        ids = torch.cat([ids, best.indices.gather(1, place)], dim=1)
+    return ids
+
+
+class TableModel:
+    """A model for the check that looks at the last token alone: model(ids) (B, T) -> logits (B, T, 7).
+
+    Like GPT-2 it takes at most config.n_positions tokens. seen: the shape of each text that it was asked about.
+    """
+
+    # Row a: the logits after token a. The likeliest chain is 0 -> 3 -> 6 -> 1 -> 4 -> 2 -> 5 -> 0.
+    following = (3, 4, 5, 6, 2, 0, 1)
+
+    def __init__(self, n_positions=6):
+        self.config, self.seen = SimpleNamespace(n_positions=n_positions, vocab_size=7), []
+        self.table = torch.tensor([[2.0 - 0.5 * ((i - best) % 7) for i in range(7)] for best in self.following])
+
+    def __call__(self, ids, last_only=False):
+        if ids.ndim != 2:
+            raise NotYet(f"The model takes a batch, (B, T); you gave it the shape {tuple(ids.shape)}.")
+        if ids.shape[1] > self.config.n_positions:
+            raise NotYet(f"You gave the model {ids.shape[1]} tokens; it has positions for {self.config.n_positions} "
+                         "(model.config.n_positions). Give it the last ones of the text.")
+        self.seen.append(tuple(ids.shape))
+        logits = self.table[ids]
+        return logits[:, -1:] if last_only else logits
+
+
+def _test_write(attempt):
+    """The greedy case is one text; the others are distributions over 6,000 rows."""
+    prompt = torch.tensor([[5, 0], [2, 4]])
+    right = torch.tensor([[5, 0, 3, 6, 1, 4], [2, 4, 2, 5, 0, 3]])
+    answer = needs_answer(attempt(TableModel(), prompt.clone(), 4, 1.0, 1))
+    if tuple(answer.shape) == (2, 4):
+        raise NotYet("You return the new tokens alone. Return the text with them at its end: (B, T + new).")
+    if tuple(answer.shape) != (2, 6):
+        raise NotYet(f"(2, 2) ids and 4 new ones give (2, 6); yours have the shape {tuple(answer.shape)}. Each turn of "
+                     "the loop appends one id to every row.")
+    if not answer.equal(right):
+        _explain_greedy(answer, prompt, right)
+    _check_draws(attempt)
+    model = TableModel()
+    answer = attempt(model, torch.tensor([[6, 1, 4, 2]]), 6, 1.0, 1)  # ten tokens in the end, six fit
+    if answer.tolist() != [[6, 1, 4, 2, 5, 0, 3, 6, 1, 4]]:
+        raise NotYet(f"With a context of 6 tokens, [6, 1, 4, 2] should become [..., 5, 0, 3, 6, 1, 4]; yours is "
+                     f"{answer.tolist()[0]}. Cut what the model sees, not the text that you return.")
+    return "It keeps to the k best, takes the temperature before the softmax, and slides past the end of the context."
+
+
+def _explain_greedy(answer, prompt, right):
+    """Raises NotYet with the likely slip in a greedy text."""
+    if not answer[:, :2].equal(prompt):
+        raise NotYet("The text that you were given must stand unchanged at the beginning.")
+    new, wanted = answer[:, 2:], right[:, 2:]
+    first = torch.tensor([TableModel.following[token] for token in prompt[:, 0].tolist()])
+    if new.eq(0).all():
+        raise NotYet("Every new id is 0. You draw a place among the k best: look up which token stands there.")
+    if new[:, 0].equal(first):
+        raise NotYet("Your first new token follows the first token of the text. Take the logits of the last position.")
+    if new[0].equal(new[1]):
+        raise NotYet("Your two rows go on alike, but they begin differently. Every row has logits of its own.")
+    if new.eq(new[:, :1]).all():
+        raise NotYet("The first new token is right, and then it comes again and again: the model must see the text "
+                     "with the new token appended.")
+    raise NotYet(f"With top_k = 1 only the likeliest token is left: {prompt[0].tolist()} goes on with "
+                 f"{wanted[0].tolist()}, yours with {new[0].tolist()}.")
+
+
+def _check_draws(attempt):
+    """Raises NotYet unless 6,000 draws follow the distribution that was asked for."""
+    rows, table = 6000, TableModel().table
+    for temperature, top_k in ((1.0, 7), (0.5, 7), (3.0, 7), (1.0, 3), (2.0, 3)):
+        drawn = attempt(TableModel(), torch.full((rows, 1), 4), 1, temperature, top_k)[:, -1]
+        found, logits = torch.bincount(drawn, minlength=7)[:7] / rows, table[4]
+        cut = logits.masked_fill(logits < logits.sort(descending=True).values[top_k - 1], float("-inf"))
+        mistakes = {
+            "Every draw is the same token: draw with torch.multinomial instead of taking the likeliest.":
+                nn.functional.one_hot(logits.argmax(), 7).float(),
+            "The temperature changes nothing. Divide the logits by it, before the softmax; dividing probabilities has "
+            "no effect on a draw.": cut.softmax(-1),
+            "You multiply by the temperature. A high temperature must make the logits smaller.":
+                (cut * temperature).softmax(-1),
+            "Tokens outside the k best are drawn: top_k changes nothing.": (logits / temperature).softmax(-1),
+            "You divide the probabilities and take a second softmax. Divide the logits, then take one.":
+                (logits.softmax(-1) / temperature).softmax(-1),
+            "All tokens come equally often. Over which axis does your softmax run?": torch.ones(7) / 7,
+            "The k best come equally often. Over which axis does your softmax run?": cut.isfinite() / top_k,
+            "You draw a place among the k best and use it as a token's id. Look up which token stands there.":
+                (cut.sort(descending=True).values / temperature).softmax(-1),
+        }
+        if (found - (cut / temperature).softmax(-1)).abs().max() > 0.03:
+            close = [reason for reason, wrong in mistakes.items() if (found - wrong).abs().max() < 0.03]
+            raise NotYet(close[0] if close else
+                         f"At temperature {temperature} with top_k = {top_k}, 6,000 draws should have the shares "
+                         f"{[round(x, 2) for x in (cut / temperature).softmax(-1).tolist()]}; yours: "
+                         f"{[round(x, 2) for x in found.tolist()]}.")
 
 
 # --- the head that looks at the previous token -----------------------------------------------------------------------
@@ -108,7 +286,9 @@ def _test_previous(attempt):
     layer, head = int(answer[0]), int(answer[1])
     known = {(2, 3): "looks at itself: take the diagonal below the main one", (0, 1): "looks at the first token",
              (2, 1): "is the right pair turned round", (2, 2): "looks everywhere; count layers from 0",
-             (2, 4): "does not exist; count from 0"}
+             (2, 4): "does not exist; count from 0",
+             (2, 0): "looks everywhere; the number 6 is 1 * 4 + 2, with four heads in each layer",
+             (0, 0): "looks everywhere; perhaps your diagonal is not the one just below the main one"}
     if (layer, head) != (1, 2):
         raise NotYet(f"({layer}, {head}) {known.get((layer, head), 'looks everywhere')}. Row t is where token t looks, "
                      "column s what it looks at: you want column t - 1.")
@@ -116,20 +296,43 @@ def _test_previous(attempt):
 
 
 linear = Exercise(
-    "Conv1D as nn.Linear", 1, 6,
-    "conv.weight has the shape (inputs, outputs). Make nn.Linear(inputs, outputs), then copy_ the transposed weight "
-    "and the bias under torch.no_grad().",
+    "Conv1D as nn.Linear", 1, 5,
+    ("conv.weight has the shape (inputs, outputs). Which shape has the weight of nn.Linear(inputs, outputs)?",
+     "Make nn.Linear(inputs, outputs), then copy the transposed weight and the bias into it under torch.no_grad().",
+     "linear.weight.copy_(conv.weight.T) and linear.bias.copy_(conv.bias), in a block with torch.no_grad():"),
     _test_linear, to_linear,
+)
+temperature = Exercise(
+    "Temperature and entropy by hand", 1, 5,
+    ("Which of the T positions predicts the token that comes next? Take its V logits and forget the others.",
+     "Divide these logits by the temperature, then softmax. The entropy is -(p * p.log()).sum(). What is it for p = 0?",
+     "logits[0, -1] / temperature, softmax over dim=-1. For the entropy keep p away from 0 inside the logarithm: "
+     "p.clamp(min=1e-30).log(), or use torch.special.entr(p)."),
+    _test_temperature, next_token,
 )
 cut = Exercise(
     "Nucleus sampling", 2, 12,
-    "Sort in falling order. cumsum() minus the token's own probability is what all likelier tokens have together. "
-    "Keep a token while that is below p. Put the kept ones back with kept[order] = ..., and divide by their sum.",
+    ("Sort the probabilities in falling order and add them up one by one. Which is the last one that you need?",
+     "ordered.cumsum(0) - ordered is what all likelier tokens have together. Keep a token while that is below p.",
+     "ordered, order = probabilities.sort(descending=True) also gives the places. Put what is kept back with "
+     "kept[order] = ..., where kept starts as zeros, and divide by the sum of kept."),
     _test_nucleus, nucleus,
+)
+loop = Exercise(
+    "A loop with temperature and top-k", 3, 20,
+    ("Begin with the loop by_hand of section 4. What must change in the line with softmax, and where do the k best "
+     "come from?",
+     "best = logits.topk(top_k, dim=-1) has the k best logits, best.values, and their ids, best.indices, each (B, k). "
+     "Divide by the temperature, softmax, draw a place among the k.",
+     "best.indices.gather(1, place) turns places into ids. Append them with torch.cat([ids, ...], dim=1). The model "
+     "sees ids[:, -model.config.n_positions:], the text keeps all ids."),
+    _test_write, write,
 )
 previous = Exercise(
     "The head that looks back by one", 2, 10,
-    "maps.diagonal(-1, dim1=-2, dim2=-1) takes row t, column t - 1 of every map. Average, find the argmax of the "
-    "(L, nh) table, and turn its number into a pair with // and %.",
+    ("In a map, row t is where token t looks. In which cells does it look at token t - 1?",
+     "maps.diagonal(-1, dim1=-2, dim2=-1) takes row t, column t - 1 of every map. Average over them: a table (L, nh).",
+     "The argmax of the table counts through it row by row: number = layer * nh + head. divmod(number, nh) gives the "
+     "pair."),
     _test_previous, previous_token_head,
 )

@@ -1,10 +1,14 @@
-"""Exercises of notebook 06: MAD by hand, the std of a pool, LayerNorm's gamma and beta folded into the next matrix."""
+"""Exercises of notebook 06: MAD by hand, Q, K and V apart, the std of a pool, LayerNorm's gamma and beta folded into
+the next matrix, Q replaced by noise; and the replacement that section 10 measures with."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 
 from helpers import weights
 from helpers.exercises import Exercise, NotYet, needs_answer
+from helpers.model import GPT, GPTConfig
 
 # --- median absolute deviation ---------------------------------------------------------------------------------------
 
@@ -26,10 +30,71 @@ def _test_mad(attempt):
             "That measures the distance from zero. These numbers do not lie around zero.": x.abs().median(),
             "Distances have no sign: take abs() before the second median.": (x - x.median()).median(),
         }
-        if abs(answer - right) > 1e-4:
+        if not math.isclose(answer, right, abs_tol=1e-4):
             close = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 1e-4]
             raise NotYet(close[0] if close else f"For {len(x)} numbers the MAD is {right:.4f}; yours is {answer:.4f}.")
     return "Half of the numbers lie closer to the median than this, whatever the largest ones do."
+
+
+# --- Q, K and V apart -------------------------------------------------------------------------------------------------
+
+
+def qkv_stds(matrices):
+    """The stds of Q, K and V in every layer, (L, 3). matrices: L fused matrices, as nn.Linear or as Conv1D stores
+    them."""
+    rows = []
+    for fused in matrices:
+        outputs = 0 if fused.shape[0] > fused.shape[1] else 1  # (3C, C) of nn.Linear, (C, 3C) of Conv1D
+        rows.append([part.std().item() for part in fused.chunk(3, dim=outputs)])
+    return torch.tensor(rows)
+
+
+def example_layers():
+    """Four fused matrices (3C, C) whose Q, K and V differ in std and mean, and whose rows differ in mean."""
+    generator, C, layers = torch.Generator().manual_seed(3), 24, []
+    for stds in ((0.24, 0.20, 0.06), (0.15, 0.16, 0.10), (0.13, 0.12, 0.13), (0.11, 0.10, 0.16)):
+        parts = [mean + std * (torch.randn(C, C, generator=generator) + torch.randn(C, 1, generator=generator))
+                 for std, mean in zip(stds, (0.05, 0.0, -0.1))]
+        layers.append(torch.cat(parts))
+    return layers
+
+
+def _test_split(attempt):
+    for layout, layers in (("(3C, C)", example_layers()), ("(C, 3C)", [x.T.contiguous() for x in example_layers()])):
+        answer = needs_answer(attempt([x.clone() for x in layers]))
+        try:
+            table = torch.tensor([[float(number) for number in row] for row in answer])
+        except TypeError:
+            table = torch.as_tensor(answer)
+        if tuple(table.shape) != (4, 3):
+            raise NotYet("Four layers went in: four rows of three stds were expected, a row for each layer. Yours has "
+                         f"the shape {tuple(table.shape)}. If the layers are put together first, their differences "
+                         "are lost.")
+        right = qkv_stds(layers)
+        along = 0 if layout == "(3C, C)" else 1
+        parts = [x.chunk(3, dim=along) for x in layers]
+        mistakes = {
+            f"You cut the wrong axis of {layout}. Cut the axis that is 3C long: nn.Linear has the outputs in its rows, "
+            "Conv1D in its columns.": [[part.std() for part in x.chunk(3, dim=1 - along)] for x in layers],
+            "You take every third row or column. Q, K and V stand one after the other, each in one block.":
+                [[x.movedim(along, 0)[i::3].std() for i in range(3)] for x in layers],
+            "That is the mean of the stds of single rows. The entries also differ from row to row: take one std of all "
+            "of them.": [[part.std(dim=1).mean() for part in row] for row in parts],
+            "That is the mean of the stds of single columns. Take one std of all entries.":
+                [[part.std(dim=0).mean() for part in row] for row in parts],
+            "Those are variances. The std is the square root.": [[part.var() for part in row] for row in parts],
+            "Every layer has the same row: you put the layers together before you took the std.":
+                [[torch.cat(column).std() for column in zip(*parts)]] * 4,
+        }
+        if not torch.allclose(table, right, rtol=3e-3):  # with n or with n - 1 in the denominator
+            if torch.allclose(table.sort(dim=1).values, right.sort(dim=1).values, rtol=3e-3):
+                raise NotYet("The three numbers are right, but not in the order Q, K, V.")
+            close = [reason for reason, wrong in mistakes.items()
+                     if torch.allclose(table, torch.tensor(wrong), rtol=3e-3)]
+            shown, wanted = ([f"{number:.3f}" for number in row[0].tolist()] for row in (table, right))
+            raise NotYet(close[0] if close else f"Layer 0, stored as {layout}, has the stds {', '.join(wanted)} of Q, "
+                                                f"K and V; yours: {', '.join(shown)}.")
+    return "In both layouts: the axis that is 3C long holds Q, K and V, one block after the other."
 
 
 # --- the std of a pool -----------------------------------------------------------------------------------------------
@@ -59,7 +124,7 @@ def _test_pooled_std(attempt):
         "A large group counts more than a small one: weight with the counts.": (stds**2).mean().sqrt(),
         "That is the variance. The std is its square root.": right**2,
     }
-    if abs(answer - right) > 0.001 * right:
+    if not math.isclose(answer, right, rel_tol=0.001):
         close = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 0.001 * right]
         raise NotYet(close[0] if close else f"The three groups together have the std {right:.4f}; yours: {answer:.4f}.")
     return "From three numbers for each group, without the data: that is all a pool keeps of its groups."
@@ -90,14 +155,160 @@ def _test_fold(attempt):
            f"to {new_weight.std():.3f}."
 
 
-median_distance = Exercise("MAD by hand", 1, 5,
-                           "Two medians. First the median of the numbers; then the median of their distances from it.",
-                           _test_mad, mad)
-pool = Exercise("The std of a pool", 2, 10,
-                "The variance of a pool has two parts: the mean variance within the groups, and the variance of the "
-                "groups' means. Both are weighted with the counts. Take the square root last.",
-                _test_pooled_std, pooled_std)
-folding = Exercise("Fold gamma and beta into the next matrix", 3, 15,
-                   "Write it out: W (gamma * n + beta) + b, where n is the normalised input. Which part is multiplied "
-                   "by n, and which part is constant?",
-                   _test_fold, fold)
+# --- Q replaced by noise ---------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def loss_with_noise(model, layer, measure):
+    """measure(model) while noise of the same mean and std stands in the place of one layer's Q."""
+    fused = model.transformer.h[layer].attn.c_attn.weight  # (3C, C): the rows of Q, of K, of V
+    Q = fused[: fused.shape[1]]  # (C, C), a view: what is written into it changes the model
+    kept = Q.clone()
+    try:
+        Q.copy_(kept.mean() + kept.std() * torch.randn_like(kept))
+        return measure(model)
+    finally:
+        Q.copy_(kept)  # even if measure() stops with an error
+
+
+REPLACEMENTS = {
+    "noise": lambda x: x.mean() + x.std() * torch.randn_like(x),
+    "shuffled": lambda x: x.flatten()[torch.randperm(x.numel()).to(x.device)].view_as(x),
+    "zeros": torch.zeros_like,
+}
+
+
+@torch.no_grad()
+def loss_with(model, layers, part, how, measure):
+    """measure(model) while one matrix of each of these layers is replaced. The model is restored afterwards.
+
+    part: "Q", "K", "V" or "W0". how: "noise" of the matrix's own mean and std, its own entries "shuffled", or "zeros".
+    """
+    attentions = [model.transformer.h[layer].attn for layer in layers]
+    pieces = [attn.c_proj.weight if part == "W0" else weights.split_qkv(attn.c_attn.weight)[part]
+              for attn in attentions]  # views
+    kept = [piece.clone() for piece in pieces]
+    try:
+        for piece in pieces:
+            piece.copy_(REPLACEMENTS[how](piece))
+        return measure(model)
+    finally:
+        for piece, old in zip(pieces, kept):
+            piece.copy_(old)
+
+
+def example_model():
+    """A GPT of three layers, 96 wide, whose Q, K and V differ in mean and std."""
+    model, generator = GPT(GPTConfig(11, 4, 96, 3, 4)), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for block in model.transformer.h:
+            for piece, mean, std in zip(block.attn.c_attn.weight.chunk(3), (0.3, 0.0, -0.2), (0.5, 0.2, 0.8)):
+                piece.copy_(mean + std * torch.randn(piece.shape, generator=generator))
+    return model
+
+
+def _check_what_changed(before, now, layer, C):
+    """Raises NotYet unless Q of this layer, all of it, and nothing else differs. Returns the old and the new Q."""
+    own, changed = f"transformer.h.{layer}.attn.c_attn.weight", [key for key in now if not now[key].equal(before[key])]
+    if others := [key.removeprefix("transformer.") for key in changed if key != own]:
+        raise NotYet(f"While you measured, {', '.join(others[:3])} had changed. Only Q of layer {layer} was meant.")
+    old, new = (weights.split_qkv(state[own]) for state in (before, now))
+    moved = {name: (old[name] != new[name]).double().mean().item() for name in "QKV"}
+    if moved["Q"] and (moved["K"] or moved["V"]):
+        raise NotYet(f"Not only Q has changed. nn.Linear stores c_attn as (3C, C), here {tuple(now[own].shape)}: Q is "
+                     f"its first {C} rows, with all their columns.")
+    if not moved["Q"]:
+        raise NotYet(f"You replaced {'K' if moved['K'] else 'V'}. The thirds stand in the order Q, K, V.")
+    if moved["Q"] < 0.99:
+        raise NotYet(f"Only {moved['Q']:.0%} of Q's entries have changed. Q is all of the first {C} rows.")
+    return old["Q"], new["Q"]
+
+
+def _check_noise(old, new, fused):
+    """Raises NotYet unless new are numbers of their own with the mean and the std of old."""
+    if old.flatten().sort().values.allclose(new.flatten().sort().values):
+        raise NotYet("These are Q's own entries in another order. That is a good control; here new numbers are asked.")
+    if torch.corrcoef(torch.stack([old.flatten(), new.flatten()]))[0, 1] > 0.2:
+        raise NotYet("Q is still inside: you added noise to it. Put the noise in its place.")
+    mean, std = new.mean().item(), new.std().item()
+    mistakes = {
+        "That is the std of torch.randn itself: multiply it with Q's std.": 1.0,
+        "That is the std of torch.rand, whose numbers lie between 0 and 1: use torch.randn, and Q's std.": 12**-0.5,
+        "That is Q's variance. Multiply with the std.": old.var().item(),
+        "That is the std of the whole c_attn. Measure Q alone.": fused.std().item(),
+    }
+    if not math.isclose(std, old.std().item(), rel_tol=0.04):
+        close = [reason for reason, wrong in mistakes.items() if math.isclose(std, wrong, rel_tol=0.04)]
+        raise NotYet(f"Q has the std {old.std():.3f}, your noise {std:.3f}. {close[0] if close else ''}".rstrip())
+    if not math.isclose(mean, old.mean().item(), abs_tol=0.05 * old.std().item()):
+        raise NotYet(f"The std is right. Q has the mean {old.mean():.3f}, your noise {mean:.3f}: shift it.")
+
+
+def _test_noise(attempt):
+    model, layer, loss, seen = example_model(), 1, 1.25, []
+    copies = lambda of: {key: value.detach().clone() for key, value in of.named_parameters()}  # noqa: E731
+    before, C = copies(model), model.config.n_embd
+
+    def measure(measured):
+        seen.append(copies(measured))
+        return loss if any(not seen[-1][key].equal(before[key]) for key in before) else loss - 1
+
+    answer = needs_answer(attempt(model, layer, measure))
+    if not seen:
+        raise NotYet("You never called measure(model). It is a function, and it returns the model's loss.")
+    changed = [state for state in seen if any(not state[key].equal(before[key]) for key in before)]
+    if not changed:
+        raise NotYet("When you measured, the model was as before. First the noise, then measure(model), then Q again. "
+                     "(To write into the model, use copy_ or [...] = on a slice of the weight itself.)")
+    old, new = _check_what_changed(before, changed[0], layer, C)
+    _check_noise(old, new, before[f"transformer.h.{layer}.attn.c_attn.weight"])
+    if any(not value.equal(before[key]) for key, value in copies(model).items()):
+        raise NotYet("The noise is right, but it is still in the model: put Q back. A slice is a view and changes with "
+                     "the model, so keep a clone() of it from before.")
+    if not math.isclose(float(answer), loss, rel_tol=1e-6):
+        raise NotYet(f"You return {float(answer):.3g}; with the noise inside, measure(model) gave {loss}. Return that.")
+    return "Q's mean and std, none of its numbers, and the model is as it was."
+
+
+median_distance = Exercise(
+    "MAD by hand", 1, 5,
+    ("Two medians, one after the other.",
+     "First the median of the numbers, x.median(); then the median of their distances from it. Distances have no "
+     "sign."),
+    _test_mad, mad,
+)
+split = Exercise(
+    "Q, K and V apart", 2, 10,
+    ("Which axis holds the outputs? It is the one that is three times as long as the other: x.shape tells.",
+     "tensor.chunk(3, dim=...) cuts an axis into three blocks. Take .std() of each block, without a dim.",
+     "For every matrix: axis = 0 if x.shape[0] > x.shape[1] else 1, then [part.std() for part in x.chunk(3, axis)]."),
+    _test_split, qkv_stds,
+)
+pool = Exercise(
+    "The std of a pool", 2, 10,
+    ("The variance of a pool has two parts: the mean variance within the groups, and the variance of their means.",
+     "Both parts are weighted with the counts: (counts * ...).sum() / counts.sum(). You need the mean of all first.",
+     "mean = (counts * means).sum() / counts.sum(). Average stds**2 + (means - mean)**2 in the same way, and take the "
+     "square root last."),
+    _test_pooled_std, pooled_std,
+)
+folding = Exercise(
+    "Fold gamma and beta into the next matrix", 3, 15,
+    ("Write it out: W (gamma * n + beta) + b, where n is the normalised input. Which part is multiplied by n, and "
+     "which part is constant?",
+     "The constant part is the new bias: what W makes of beta, plus b. The other part is W with something done to "
+     "its columns.",
+     "W (gamma * n) = (W with column i times gamma_i) n. A tensor (N, C) times a tensor (C,) multiplies the columns. "
+     "The constant part is weight @ beta + bias."),
+    _test_fold, fold,
+)
+noise = Exercise(
+    "Noise in the place of Q", 3, 20,
+    ("Four steps: keep a copy of Q, write noise into the model, measure, write the copy back. Where does Q stand in "
+     "c_attn.weight, and how many rows has it?",
+     "Q = model.transformer.h[layer].attn.c_attn.weight[:C] is a view: Q.copy_(...) changes the model, and kept = "
+     "Q.clone() does not change with it. C is the width, model.config.n_embd.",
+     "The noise is kept.mean() + kept.std() * torch.randn_like(kept). Store loss = measure(model) before you call "
+     "Q.copy_(kept), and return loss."),
+    _test_noise, loss_with_noise,
+)
