@@ -1,67 +1,61 @@
-"""Notebook 02's exercises: typical wrong answers get a sentence that helps."""
+"""Notebook 02's exercises: plausible wrong answers get a sentence that helps, other right answers are accepted."""
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
+from helpers import attention
 from helpers.exercises import nb02
-from helpers.model import GPT
+from helpers.model import GPT, GPTConfig
 
-EXERCISES = {name: getattr(nb02, name) for name in ("positions", "strays", "attend", "tied")}
-
-
-def forgets_device(ids):
-    return torch.arange(ids.shape[1])
+# --- stray tensors
 
 
-def counts_sequences(ids):
-    return torch.arange(ids.shape[0], device=ids.device)
+def plain(module, device, wanted=lambda tensor, device: tensor.device.type != device, path=True, lists=True):
+    """A search for stray tensors, with one of its steps exchanged."""
+    found = []
+    for name, part in module.named_modules():
+        for attribute, value in vars(part).items():
+            for tensor in value if lists and isinstance(value, list) else [value]:
+                if isinstance(tensor, torch.Tensor) and wanted(tensor, device):
+                    found.append(f"{name}.{attribute}" if path and name else attribute)
+    return found
 
 
-def only_the_top(module, device):
-    return [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+# --- an attention of one's own
 
 
-def forgets_lists(module, device):
-    return ["scale", "norm.beta"] if isinstance(module, nb02.LeakyEmbedding) else []
+def attend_with(split=attention.split_heads, attend=attention.attention, merge=attention.merge_heads, project=True):
+    """An attempt at the forward pass of attention, with one of its steps exchanged."""
+    def attempt(self, x):
+        q, k, v = (split(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
+        merged = merge(attend(q, k, v))
+        return self.c_proj(merged) if project else merged
+    return attempt
 
 
-def names_parameters(module, device):
-    return [name for name, _ in module.named_parameters()]
+def weighing(weigh, divisor=None):
+    """Attention with other weights: weigh makes them from the masked scores."""
+    def attend(q, k, v):
+        scores = q @ k.transpose(-2, -1) / (divisor or math.sqrt(q.shape[-1]))
+        return weigh(scores) @ v
+    return attend
 
 
-def finds_always(module, device):
-    return ["scale", "masks", "norm.beta"]
+def masked(scores, diagonal=1):
+    return scores.masked_fill(torch.ones(scores.shape[-2:]).triu(diagonal).bool(), float("-inf"))
 
 
-def no_mask(self, x):
-    return nb02.mistaken_attention(self, x, masked=False)
+def view_alone(x, n_head):
+    return x.reshape(x.shape[0], n_head, x.shape[1], -1)
 
 
-def no_division(self, x):
-    return nb02.mistaken_attention(self, x, divide_by=1.0)
-
-
-def width_of_all_heads(self, x):
-    return nb02.mistaken_attention(self, x, divide_by=math.sqrt(x.shape[-1]))
-
-
-def no_projection(self, x):
-    return nb02.mistaken_attention(self, x, project=False)
-
-
-def mixed_up_heads(self, x):
-    B, T, C = x.shape
-    q, k, v = (part.reshape(B, self.n_head, T, -1) for part in self.c_attn(x).chunk(3, dim=-1))
-    scores = q @ k.transpose(-2, -1) / math.sqrt(C // self.n_head)
-    weights = scores.masked_fill(torch.ones(T, T).triu(1).bool(), float("-inf")).softmax(-1)
-    return self.c_proj((weights @ v).reshape(B, T, C))
-
-
-def detached(self, x):
-    return nb02.attention_forward(self, x).detach()
+def straight(heads):
+    return heads.reshape(2, 7, 24)
 
 
 def mask_on_the_cpu(self, x):
@@ -69,42 +63,202 @@ def mask_on_the_cpu(self, x):
     return nb02.attention_forward(self, x) + 0 * keep.sum(0)[None, :, None]
 
 
-def second_parameter(model):
-    model.lm_head.weight = nn.Parameter(model.transformer.wte.weight)
+# --- the whole model
+
+
+def model_with(block=nb02.pre_norm, positions=True, norm=True, blocks=lambda h: h, finish=lambda logits: logits):
+    """An attempt at the forward pass of a model, with one of its steps exchanged."""
+    def attempt(model, ids):
+        parts = model.transformer
+        x = parts.wte(ids)
+        if positions:
+            x = x + parts.wpe(torch.arange(ids.shape[1], device=ids.device))
+        for part in blocks(parts.h):
+            x = block(part, x)
+        return finish(model.lm_head(parts.ln_f(x) if norm else x))
+    return attempt
+
+
+def forgets_the_device(model, ids):
+    parts = model.transformer
+    x = parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1]))
+    for block in parts.h:
+        x = block(x)
+    return model.lm_head(parts.ln_f(x))
+
+
+def shifts_by_a_matrix(model, ids):
+    shift = torch.eye(model.config.n_embd)  # on the CPU, in a product that meta alone would let pass
+    return nb02.logits_from_parts(model, ids) + 0 * (model.transformer.wte(ids) @ shift).sum(-1, keepdim=True)
+
+
+def starts_anew(model, ids):
+    parts = model.transformer
+    start = parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1], device=ids.device))
+    for block in parts.h:
+        x = block(start)
+    return model.lm_head(parts.ln_f(x))
+
+
+def through_the_embedding(model, ids):
+    parts = model.transformer
+    x = parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1], device=ids.device))
+    for block in parts.h:
+        x = block(x)
+    return parts.ln_f(x) @ parts.wte.weight.T
+
+
+# --- tied weights
+
+
+def tie_with(what, gives_back=True):
+    """An attempt at tying: what computes the head's new weight from the embedding's."""
+    def attempt(model):
+        model.lm_head.weight = what(model.transformer.wte.weight)
+        return model if gives_back else None
+    return attempt
+
+
+def by_data(model):
+    model.lm_head.weight.data = model.transformer.wte.weight.data
     return model
 
 
 def copied(model):
-    model.lm_head.weight = nn.Parameter(model.transformer.wte.weight.detach().clone())
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.transformer.wte.weight)
     return model
 
 
-def nothing_done(model):
+def the_other_way(model):
+    model.transformer.wte.weight = model.lm_head.weight
     return model
 
 
-@pytest.mark.parametrize("name, attempt, message", [
-    ("positions", forgets_device, "device"),
-    ("positions", counts_sequences, "shape"),
-    ("strays", only_the_top, "in a submodule"),
-    ("strays", forgets_lists, "in a list"),
-    ("strays", names_parameters, "followed .to()"),
-    ("strays", finds_always, "no stray tensor"),
-    ("attend", no_mask, "later ones"),
-    ("attend", no_division, "not divided"),
-    ("attend", width_of_all_heads, "divide by sqrt(hs)"),
-    ("attend", no_projection, "c_proj"),
-    ("attend", mixed_up_heads, "largest difference"),
-    ("attend", detached, "gradient"),
-    ("attend", mask_on_the_cpu, "device=x.device"),
-    ("tied", second_parameter, "share their memory"),
-    ("tied", copied, "for now"),
-    ("tied", nothing_done, "same numbers"),
-])
-def test_typical_mistakes_are_named(name, attempt, message, capsys):
-    EXERCISES[name].check(attempt)
+WRONG = {
+    "positions": [
+        (lambda ids: torch.arange(ids.shape[1]), "Ask ids for its device"),
+        (lambda ids: torch.arange(ids.shape[0], device=ids.device), "counted the sequences"),
+        (lambda ids: torch.arange(ids.numel(), device=ids.device), "have the shape (5,)"),
+        (lambda ids: torch.arange(1, ids.shape[1] + 1, device=ids.device), "first position is 0"),
+        (lambda ids: torch.arange(float(ids.shape[1]), device=ids.device), "whole numbers"),
+        (lambda ids: list(range(ids.shape[1])), "are a tensor"),
+        (lambda ids: ids[0], "yours are [7, 7, 7, 7, 7]"),
+    ],
+    "strays": [
+        (lambda module, device: [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)],
+         "in a submodule"),
+        (lambda module, device: plain(module, device, lists=False), "in a list"),
+        (lambda module, device: [name for name, _ in module.named_parameters()], "followed .to()"),
+        (lambda module, device: plain(module, device, path=False), "path to its submodule"),
+        (lambda module, device: plain(module, device, wanted=lambda tensor, device: tensor.device != device),
+         "A torch.device never equals a name"),
+        (lambda module, device: plain(module, device, wanted=lambda tensor, device: True), "has no stray tensor"),
+        (lambda module, device: [*plain(module, device), "masks.0"], "There is no stray attribute"),
+        (lambda module, device: [module.scale, *module.masks], "not the tensors"),
+        (lambda module, device: ["norm.beta", "masks"], "a plain one"),
+    ],
+    "attend": [
+        (attend_with(attend=weighing(lambda scores: scores.softmax(-1))), "later ones"),
+        (attend_with(attend=weighing(lambda scores: masked(scores).softmax(-1), divisor=1)), "not divided"),
+        (attend_with(attend=weighing(lambda scores: masked(scores).softmax(-1), divisor=math.sqrt(24))),
+         "divide by sqrt(hs)"),
+        (attend_with(attend=weighing(lambda scores: scores.softmax(-1).tril())), "not after it"),
+        (attend_with(attend=weighing(lambda scores: masked(scores, 0).softmax(-1))), "hides the diagonal"),
+        (attend_with(attend=weighing(lambda scores: masked(scores).softmax(-2))), "over the queries"),
+        (attend_with(attend=weighing(lambda scores: masked(scores).softmax(1))), "Over which dimension"),
+        (attend_with(project=False), "c_proj"),
+        (attend_with(split=view_alone, merge=straight), "Splitting"),
+        (attend_with(merge=straight), "Merging"),
+        (attend_with(split=lambda x, nh: x, merge=lambda x: x), "one head of full width"),
+        (lambda self, x: nb02.attention_forward(self, x) + x, "added outside"),
+        (lambda self, x: nb02.attention_forward(self, x)[:, -1], "and so must the result"),
+        (lambda self, x: self.c_proj(x), "largest difference"),
+        (lambda self, x: nb02.attention_forward(self, x).detach(), "no gradient"),
+        (mask_on_the_cpu, "device=x.device"),
+    ],
+    "parts": [
+        *((model_with(block=slip), sentence) for sentence, slip in nb02.block_slips().items()),
+        (model_with(positions=False), "positions are missing"),
+        (model_with(norm=False), "ln_f, is missing"),
+        (model_with(blocks=lambda h: []), "never goes through the blocks"),
+        (model_with(blocks=lambda h: h[:1]), "Only the first block"),
+        (model_with(blocks=lambda h: reversed(h)), "from the last to the first"),
+        (model_with(finish=lambda logits: logits.softmax(-1)), "Those are probabilities"),
+        (model_with(finish=lambda logits: logits.log_softmax(-1)), "logarithms of probabilities"),
+        (model_with(finish=lambda logits: logits / math.sqrt(24)), "divide the logits"),
+        (model_with(finish=lambda logits: logits[:, -1]), "of shape (B, T, V)"),
+        (lambda model, ids: model.transformer.wte(ids), "is the shape of vectors"),
+        (model_with(block=lambda block, x: 2 * block(x)), "largest difference"),
+        (starts_anew, "only the last one counts"),
+        (through_the_embedding, "Another model may be untied"),
+        (forgets_the_device, "embedding got tensors on two devices"),
+        (shifts_by_a_matrix, "Exercise 1"),
+    ],
+    "tied": [
+        (tie_with(nn.Parameter), "share their memory"),
+        (by_data, "share their memory"),
+        (tie_with(lambda weight: nn.Parameter(weight.detach().clone())), "A copy"),
+        (copied, "A copy"),
+        (lambda model: model, "the same numbers."),
+        (lambda model: GPT(nb02.SMALL), "numbers are lost"),
+        (the_other_way, "numbers are lost"),
+        (tie_with(lambda weight: weight, gives_back=False), "return the model"),
+        (tie_with(lambda weight: weight.requires_grad_(False)), "no gradient"),
+    ],
+}
+
+
+def raw_tensors(model, ids):
+    """The forward pass with functions in place of modules."""
+    w = dict(model.named_parameters())
+    x = w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][: ids.shape[1]]
+    for i, block in enumerate(model.transformer.h):
+        p = {name: tensor for name, tensor in block.named_parameters()}
+        normed = F.layer_norm(x, x.shape[-1:], p["ln_1.weight"], p["ln_1.bias"])
+        x = x + attention.multi_head_attention(normed, p["attn.c_attn.weight"], p["attn.c_attn.bias"],
+                                               p["attn.c_proj.weight"], p["attn.c_proj.bias"], model.config.n_head)
+        normed = F.layer_norm(x, x.shape[-1:], p["ln_2.weight"], p["ln_2.bias"])
+        wide = F.gelu(F.linear(normed, p["mlp.c_fc.weight"], p["mlp.c_fc.bias"]), approximate="tanh")
+        x = x + F.linear(wide, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])
+    x = F.layer_norm(x, x.shape[-1:], w["transformer.ln_f.weight"], w["transformer.ln_f.bias"])
+    return x @ model.lm_head.weight.T
+
+
+RIGHT = [
+    ("positions", lambda ids: (ids[0] == ids[0]).cumsum(0) - 1),
+    ("positions", lambda ids: torch.arange(ids.shape[1]).to(ids.device)),
+    ("strays", lambda module, device: set(plain(module, torch.device(device).type))),
+    ("strays", lambda module, device: (name for name in plain(module, device))),
+    ("attend", attend_with(attend=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))),
+    ("attend", attend_with()),
+    ("parts", model_with(block=lambda block, x: block(x))),
+    ("parts", model_with(finish=lambda logits: logits.double())),
+    ("parts", raw_tensors),
+    ("tied", lambda model: nb02.tie(copy.deepcopy(model))),
+]
+
+
+@pytest.mark.parametrize("name, attempt", RIGHT)
+def test_other_right_answers_are_accepted(name, attempt, capsys):
+    getattr(nb02, name).check(attempt)
     printed = capsys.readouterr().out
-    assert "not yet" in printed and message in printed
+    assert ": correct." in printed, printed
+
+
+def test_the_stray_tensors_are_those_that_do_not_follow():
+    module = nb02.LeakyEmbedding(20, 8, 6)
+    assert set(nb02.stray_tensors(module.to("meta"), "meta")) == {"scale", "masks", "norm.beta"}
+    assert nb02.stray_tensors(GPT(GPTConfig(vocab_size=9, n_embd=4, n_layer=1, n_head=1)).to("meta"), "meta") == []
+
+
+def test_one_device_stops_what_a_gpu_would_stop():
+    ghost, ids = nb02.tie(GPT(nb02.SMALL).to("meta")), torch.zeros(1, 3, dtype=torch.int64, device="meta")
+    with nb02.OneDevice():
+        assert ghost(ids).device.type == "meta" and (ghost.lm_head.weight * torch.tensor(2.0)).is_meta
+        assert ghost.transformer.wpe.weight[torch.arange(3)].is_meta
+        with pytest.raises(RuntimeError, match="embedding got tensors on two devices, cpu and meta"):
+            ghost.transformer.wpe(torch.arange(3))
 
 
 def test_own_attention_runs_inside_the_context_only(capsys):
@@ -127,6 +281,6 @@ def test_own_attention_runs_inside_the_context_only(capsys):
 def test_a_wrong_attention_is_not_used():
     model, ids = GPT(nb02.SMALL), torch.arange(6)[None]
     expected = model(ids)
-    with nb02.own_attention(model, no_mask) as whose:
+    with nb02.own_attention(model, attend_with(attend=weighing(lambda scores: scores.softmax(-1)))) as whose:
         assert torch.equal(model(ids), expected)
     assert "the helper's" in whose

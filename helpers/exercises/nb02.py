@@ -1,4 +1,5 @@
-"""Exercises of notebook 02: positions on the right device, stray tensors, an attention of one's own, tied weights."""
+"""Exercises of notebook 02: positions on the right device, stray tensors, an attention of one's own, the whole model
+from its parts, tied weights."""
 
 import contextlib
 import math
@@ -6,12 +7,40 @@ import types
 
 import torch
 import torch.nn as nn
+from torch.overrides import TorchFunctionMode
 
-from helpers import attention
 from helpers.exercises import Exercise, NotYet, needs_answer
+from helpers.exercises.nb01 import multi_head_slips, name_the_nan, name_the_slip, numbers, same
 from helpers.model import GPT, CausalSelfAttention, GPTConfig
 
-SMALL = GPTConfig(vocab_size=50, n_positions=16, n_embd=24, n_layer=2, n_head=3)
+SMALL = GPTConfig(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=3)
+
+
+def disturbed(module):
+    """The module with every parameter moved at random, so that no bias is 0 and no LayerNorm scales by 1."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+class OneDevice(TorchFunctionMode):
+    """Inside it, a call raises RuntimeError if its tensors are on two devices.
+
+    The meta device alone lets some such calls pass that a GPU refuses: embeddings and matrix products among them.
+    Allowed, as on a GPU, are single numbers, an index in brackets and calls that copy from device to device.
+    """
+
+    ALLOWED = {"__getitem__", "to", "type_as", "copy_"}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        tensors = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, torch.Tensor) and a.ndim]
+        devices = sorted({tensor.device.type for tensor in tensors})
+        if len(devices) > 1 and function.__name__ not in self.ALLOWED:
+            raise RuntimeError(f"{function.__name__} got tensors on two devices, {' and '.join(devices)}.")
+        return function(*args, **(kwargs or {}))
+
 
 # --- positions -------------------------------------------------------------------------------------------------------
 
@@ -22,12 +51,22 @@ def positions_for(ids):
 
 
 def _test_positions(attempt):
-    answer = needs_answer(attempt(torch.zeros(2, 5, dtype=torch.int64)))
+    ids = torch.full((2, 5), 7)
+    answer = needs_answer(attempt(ids.clone()))
+    if not isinstance(answer, torch.Tensor):
+        raise NotYet(f"The positions are a tensor, because an embedding looks them up; yours are a "
+                     f"{type(answer).__name__}.")
+    if tuple(answer.shape) == (2,):
+        raise NotYet("You counted the sequences, B of them. T is the second number of the ids' shape.")
     if tuple(answer.shape) != (5,):
         raise NotYet(f"For ids of shape (2, 5) the positions have the shape (5,); yours have {tuple(answer.shape)}.")
+    if answer.is_floating_point():
+        raise NotYet(f"Positions pick rows of a matrix, so they are whole numbers; yours are {answer.dtype}.")
+    if answer.tolist() == [1, 2, 3, 4, 5]:
+        raise NotYet("The first position is 0: the first row of the matrix.")
     if answer.tolist() != [0, 1, 2, 3, 4]:
         raise NotYet(f"The positions of five tokens are 0, 1, 2, 3, 4; yours are {answer.tolist()}.")
-    there = attempt(torch.zeros(2, 5, dtype=torch.int64, device="meta"))
+    there = attempt(ids.to("meta"))
     if there.device.type != "meta":
         raise NotYet(f"With ids on the device meta your positions are on {there.device}. Ask ids for its device.")
     return "The ids decide where the positions are, so the same line runs on every machine."
@@ -69,17 +108,24 @@ def stray_tensors(module, device):
 
 
 def _test_strays(attempt):
-    expected = set(stray_tensors(LeakyEmbedding(20, 8, 6).to("meta"), "meta"))
-    answer = set(needs_answer(attempt(LeakyEmbedding(20, 8, 6).to("meta"), "meta")))
+    expected = {"scale", "masks", "norm.beta"}
+    answer = needs_answer(attempt(LeakyEmbedding(20, 8, 6).to("meta"), "meta"))
+    answer = {answer} if isinstance(answer, str) else {*answer}
+    if any(not isinstance(name, str) for name in answer):
+        raise NotYet('Return the names of the attributes, such as "part.table", not the tensors themselves.')
     if innocent := answer & {"wte.weight", "positions", "norm.gamma", "wte", "norm"}:
         raise NotYet(f"{sorted(innocent)} followed .to(): parameters, buffers and submodules do.")
-    if strange := answer - expected:
-        raise NotYet(f"There is no stray attribute {sorted(strange)}. Give dotted names, such as 'part.attribute'.")
+    if "beta" in answer:
+        raise NotYet('A name begins with the path to its submodule: "norm.beta", not "beta".')
+    if strange := {name for name in answer if name not in expected}:
+        raise NotYet(f"There is no stray attribute {sorted(strange)}. A name is the module's path, a dot and the "
+                     "attribute; at the top it is the attribute alone, and a list has one name.")
     if missing := expected - answer:
         where = "in a submodule" if "norm.beta" in missing else "in a list" if "masks" in missing else "a plain one"
         raise NotYet(f"{len(missing)} of {len(expected)} stray attributes are not in your answer, one of them {where}.")
-    if attempt(nn.Linear(2, 2), "cpu"):
-        raise NotYet("nn.Linear(2, 2) on the CPU has no stray tensor, but your function finds one.")
+    if found := {*attempt(LeakyEmbedding(20, 8, 6), "cpu")}:
+        raise NotYet(f"On the CPU, where it was made, this module has no stray tensor; yours finds {sorted(found)}. "
+                     "A torch.device never equals a name: compare tensor.device.type with device.")
     return "Registering them with register_buffer(name, tensor), each under a name of its own, makes them follow."
 
 
@@ -99,48 +145,29 @@ def attention_forward(self, x):
     return self.c_proj(merged)
 
 
-def mistaken_attention(module, x, masked=True, divide_by=None, project=True):
-    """What an attention with one typical mistake gives, so that the check can name the mistake."""
-    q, k, v = (attention.split_heads(part, module.n_head) for part in module.c_attn(x).chunk(3, dim=-1))
-    scores = q @ k.transpose(-2, -1) / (divide_by or math.sqrt(q.shape[-1]))
-    merged = attention.merge_heads((attention.apply_causal_mask(scores) if masked else scores).softmax(-1) @ v)
-    return module.c_proj(merged) if project else merged
-
-
 def _test_attention(attempt):
-    torch.manual_seed(0)
-    module = CausalSelfAttention(SMALL)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    x = torch.randn(2, 7, SMALL.n_embd, requires_grad=True)
-    answer, right = needs_answer(attempt(module, x)), module(x)
+    module = disturbed(CausalSelfAttention(SMALL))
+    x = torch.randn(2, 7, SMALL.n_embd)
+    result = needs_answer(attempt(module, x.clone()))
+    answer, right = numbers(result), module(x).detach()
     if answer.shape != x.shape:
         raise NotYet(f"x has the shape {tuple(x.shape)}, and so must the result; yours has {tuple(answer.shape)}.")
-    mistakes = {
-        "Your tokens look at later ones. Put -inf above the diagonal, before the softmax.": {"masked": False},
-        "The scores are not divided by sqrt(hs), so the softmax is too sharp.": {"divide_by": 1.0},
-        "You divide by sqrt(C). Each head has only hs = C / nh numbers: divide by sqrt(hs).": {
-            "divide_by": math.sqrt(SMALL.n_embd)
-        },
-        "The heads are right. Now mix what they found: self.c_proj comes last.": {"project": False},
-    }
-    for message, changes in mistakes.items():
-        if torch.allclose(answer, mistaken_attention(module, x, **changes), atol=1e-4):
-            raise NotYet(message)
-    if not torch.allclose(answer, right, atol=1e-4):
-        raise NotYet(
-            f"The largest difference from the reference is {(answer - right).abs().max():.2g}. Print the shape "
-            "after each step: view(B, T, nh, hs) comes before transpose(1, 2); merging undoes both in reverse order."
-        )
-    if not answer.requires_grad:
+    name_the_nan(answer)
+    weights = (module.c_attn.weight, module.c_attn.bias, module.c_proj.weight, module.c_proj.bias)
+    name_the_slip(answer, multi_head_slips(x, *weights, module.n_head))
+    if not same(answer, right):
+        raise NotYet(f"For x of shape {tuple(x.shape)} and {module.n_head} heads the largest difference from the "
+                     f"reference is {(answer - right).abs().max():.2g}. Print the shape after each step: "
+                     "view(B, T, nh, hs) comes before transpose(1, 2); merging undoes both in reverse order.")
+    if not result.requires_grad:
         raise NotYet("The numbers are right, but no gradient flows back. Stay with torch operations, without detach.")
+    elsewhere = CausalSelfAttention(SMALL).to("meta"), torch.zeros(1, 3, SMALL.n_embd, device="meta")
     try:
-        attempt(CausalSelfAttention(SMALL).to("meta"), torch.zeros(1, 3, SMALL.n_embd, device="meta"))
+        with OneDevice():
+            attempt(*elsewhere)
     except Exception as error:
-        raise NotYet(
-            f"The numbers are right on the CPU. On a second device it stops: {error} "
-            "Create the mask with device=x.device."
-        ) from None
+        raise NotYet(f"The numbers are right on the CPU. On a second device it stops: {error} "
+                     "Create the mask with device=x.device.") from None
     return "It equals the helper's, lets gradients through, and runs wherever x is."
 
 
@@ -170,6 +197,121 @@ def own_attention(model, forward):
             del layer.forward  # the class's forward is visible again
 
 
+# --- the whole model from its parts ----------------------------------------------------------------------------------
+
+
+def logits_from_parts(model, ids):
+    """A GPT and ids (B, T) -> logits (B, T, V), from the model's embeddings, norms, attentions, MLPs and lm_head."""
+    parts = model.transformer
+    x = parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1], device=ids.device))  # (B, T) -> (B, T, C)
+    for block in parts.h:
+        x_att = x + block.attn(block.ln_1(x))
+        x = x_att + block.mlp(block.ln_2(x_att))
+    return model.lm_head(parts.ln_f(x))  # (B, T, C) -> (B, T, V)
+
+
+def pre_norm(block, x):
+    """One block of GPT-2: x (B, T, C) -> (B, T, C)."""
+    x_att = x + block.attn(block.ln_1(x))
+    return x_att + block.mlp(block.ln_2(x_att))
+
+
+def post_norm(block, x):
+    """The block of Vaswani et al., 2017: normalised after each sum."""
+    x = block.ln_1(x + block.attn(x))
+    return block.ln_2(x + block.mlp(x))
+
+
+def normed_stream(block, x):
+    """The slip of adding to the normalised vector in place of the vector itself."""
+    x = block.ln_1(x)
+    x = block.ln_2(x + block.attn(x))
+    return x + block.mlp(x)
+
+
+def block_slips():
+    """A block with a typical slip each: {sentence: block, x -> what it gives}."""
+    return {
+        "That is a post-norm block. GPT-2 normalises what goes into each part, and adds to x itself.": post_norm,
+        "Your sums start from the normalised vector. Add to x itself: the residual stream is never normalised.":
+            normed_stream,
+        "The residual sums are missing: what came in is added to what each part gives.":
+            lambda block, x: block.mlp(block.ln_2(block.attn(block.ln_1(x)))),
+        "Your blocks have no LayerNorm: ln_1 stands before attention, ln_2 before the MLP.":
+            lambda block, x: x + block.attn(x) + block.mlp(x + block.attn(x)),
+        "Your MLP reads x. It reads x_att, to which attention has already added.":
+            lambda block, x: x + block.attn(block.ln_1(x)) + block.mlp(block.ln_2(x)),
+        "The second sum starts from x_att, not from x: as it is, attention's result gets lost.":
+            lambda block, x: x + block.mlp(block.ln_2(x + block.attn(block.ln_1(x)))),
+        "Your blocks have no sum around the MLP: x_ff = x_att + ...":
+            lambda block, x: block.mlp(block.ln_2(x + block.attn(block.ln_1(x)))),
+        "Your blocks have no MLP.": lambda block, x: x + block.attn(block.ln_1(x)),
+        "Your blocks have no attention.": lambda block, x: x + block.mlp(block.ln_2(x)),
+        "Your blocks use ln_1 twice. The MLP has its own norm, ln_2.":
+            lambda block, x: pre_norm(types.SimpleNamespace(ln_1=block.ln_1, ln_2=block.ln_1, attn=block.attn,
+                                                            mlp=block.mlp), x),
+    }
+
+
+def model_slips(model, ids):
+    """What a model gives with typical slips: [(sentence, logits)]."""
+    parts, head = model.transformer, model.lm_head
+    tokens, start = parts.wte(ids), parts.wte(ids) + parts.wpe(torch.arange(ids.shape[1]))
+
+    def through(x, blocks=parts.h, block=pre_norm):
+        for part in blocks:
+            x = block(part, x)
+        return x
+
+    x = through(start)
+    logits = head(parts.ln_f(x))
+    return [
+        *((sentence, head(parts.ln_f(through(start, block=slip)))) for sentence, slip in block_slips().items()),
+        ("The positions are missing: without wpe the model cannot tell where a token stands.",
+         head(parts.ln_f(through(tokens)))),
+        ("Each token must get its own position, 0, 1, 2, ...: yours all get position 0.",
+         head(parts.ln_f(through(tokens + parts.wpe.weight[0])))),
+        ("The last LayerNorm, ln_f, is missing. It stands between the blocks and the unembedding.", head(x)),
+        ("Those are the embeddings, unembedded: x never goes through the blocks.", head(parts.ln_f(start))),
+        ("Only the first block is used. Each block reads what the one before it wrote.",
+         head(parts.ln_f(through(start, parts.h[:1])))),
+        ("Your blocks all read the embeddings, so only the last one counts. Each reads what the one before it wrote.",
+         head(parts.ln_f(through(start, parts.h[-1:])))),
+        ("Your blocks run from the last to the first.", head(parts.ln_f(through(start, list(parts.h)[::-1])))),
+        ("Those are probabilities. The model gives logits; softmax is for whoever needs chances.", logits.softmax(-1)),
+        ("Those are logarithms of probabilities. The model gives the logits themselves.", logits.log_softmax(-1)),
+        ("You divide the logits by sqrt(C). GPT-2 does not: that is a temperature (see the pitfall below).",
+         logits / math.sqrt(SMALL.n_embd)),
+    ]
+
+
+def _test_parts(attempt):
+    torch.manual_seed(0)
+    model, ids = disturbed(GPT(SMALL)), torch.randint(SMALL.vocab_size, (2, 7))
+    answer, right = numbers(attempt(model, ids.clone())), model(ids).detach()
+    if answer.shape == (*ids.shape, SMALL.n_embd):
+        raise NotYet(f"(B, T, C) = {tuple(answer.shape)} is the shape of vectors. The unembedding makes them scores.")
+    if answer.shape != right.shape:
+        raise NotYet(f"Expected logits of shape (B, T, V) = {tuple(right.shape)}; yours have {tuple(answer.shape)}.")
+    with torch.no_grad():
+        name_the_slip(answer, model_slips(model, ids))
+    if not same(answer, right):
+        raise NotYet(f"For ids of shape {tuple(ids.shape)} and {SMALL.n_layer} blocks the largest difference from "
+                     f"model(ids) is {(answer - right).abs().max():.2g}. Compare one stage at a time with the cell "
+                     "above, and one block with block(x).")
+    untied = disturbed(GPT(GPTConfig(**{**vars(SMALL), "tie_word_embeddings": False})))
+    if not same(numbers(attempt(untied, ids.clone())), untied(ids)):
+        raise NotYet("Right while the weights are tied. Another model may be untied: unembed with its lm_head.")
+    elsewhere = tie(GPT(SMALL).to("meta")), ids.to("meta")
+    try:
+        with OneDevice():
+            attempt(*elsewhere)
+    except Exception as error:
+        raise NotYet(f"The numbers are right on the CPU. On a second device it stops: {error} "
+                     "Which tensor do you make yourself? Exercise 1 has the cure.") from None
+    return "These are all the sums of GPT-2's forward pass, for any number of blocks and on any device."
+
+
 # --- tied weights ----------------------------------------------------------------------------------------------------
 
 
@@ -181,37 +323,79 @@ def tie(model):
 
 def _test_tie(attempt):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**{**vars(SMALL), "tie_word_embeddings": False}))
-    before = sum(p.numel() for p in model.parameters())
-    model = needs_answer(attempt(model))
+    given = GPT(GPTConfig(**{**vars(SMALL), "tie_word_embeddings": False}))
+    before, numbers_before = sum(p.numel() for p in given.parameters()), given.transformer.wte.weight.detach().clone()
+    model = attempt(given)
+    if model is None and given.lm_head.weight is given.transformer.wte.weight:
+        raise NotYet("They are tied. Now return the model, so that the check can see it.")
+    model = needs_answer(model)
     embedding, head = model.transformer.wte.weight, model.lm_head.weight
-    saved = SMALL.vocab_size * SMALL.n_embd
     if embedding is not head:
+        if embedding.data_ptr() == head.data_ptr():
+            raise NotYet("The two weights share their memory, but they are two Parameters, each with its own gradient. "
+                         "Assign the Parameter itself.")
         if not torch.equal(embedding, head):
             raise NotYet("The two weights do not even hold the same numbers.")
-        what = "share their memory" if embedding.data_ptr() == head.data_ptr() else "hold the same numbers for now"
-        raise NotYet(f"The two weights {what}, but they are two Parameters. Assign the Parameter itself.")
-    if sum(p.numel() for p in model.parameters()) != before - saved:
-        raise NotYet(f"The number of parameters should fall by {saved}, one matrix of vocabulary x width.")
+        raise NotYet("A copy: the two weights hold the same numbers until the first step. Assign the Parameter itself.")
+    if sum(p.numel() for p in model.parameters()) != before - embedding.numel():
+        raise NotYet(f"The number of parameters should fall by {embedding.numel()}, one matrix of vocabulary x width.")
+    if not torch.equal(embedding, numbers_before):
+        raise NotYet("Tied, but the token embedding's numbers are lost. The unembedding gives way to the embedding.")
     model(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.int64)).backward()
     if embedding.grad is None:
-        raise NotYet("The shared matrix gets no gradient. Assign the Parameter, not a tensor computed from it.")
-    return f"One Parameter under two names: {saved:,} numbers fewer in this small model."
+        raise NotYet("The shared matrix gets no gradient. It must stay a Parameter that is trained.")
+    return f"One Parameter under two names: {embedding.numel():,} numbers fewer in this small model."
 
 
-positions = Exercise("Positions on the right device", 1, 3, "torch.arange takes device=; the ids know theirs.",
-                     _test_positions, positions_for)
+positions = Exercise(
+    "Positions on the right device", 1, 3,
+    (
+        "torch.arange counts from 0. T is in the shape of ids, and ids know their own device.",
+        "torch.arange(a number, device=a device). The number is ids.shape[1].",
+    ),
+    _test_positions, positions_for,
+)
 strays = Exercise(
     "Find the stray tensors", 2, 10,
-    "Loop over module.named_modules(), and for each part over vars(part).items(). An attribute can be a tensor, or a "
-    "list of tensors. Compare tensor.device.type with device. The module itself has the name ''.",
+    (
+        "named_parameters() and named_buffers() do not list what you look for. A plain attribute stands in vars(part), "
+        "the dictionary of a module's attributes.",
+        "Loop over module.named_modules(), which gives the path and the part, the module itself among them with the "
+        "path ''. For each part loop over vars(part).items().",
+        "An attribute can be a tensor or a list of tensors: make a list of one in the first case. Compare "
+        "tensor.device.type with device, and join path and attribute with a dot unless the path is empty.",
+    ),
     _test_strays, stray_tensors,
 )
 attend = Exercise(
     "Your own CausalSelfAttention.forward", 3, 20,
-    "Section 2 has every step. Take B, T, C from x.shape; self.c_attn(x) replaces x @ W + b; split it in three, then "
-    "into heads; scores, mask (made with device=x.device), softmax, times v; merge the heads; self.c_proj.",
+    (
+        "Section 2 has every step, with raw tensors. self.c_attn(x) replaces x @ W + b, and self.c_proj the product "
+        "with W0.",
+        "Chunk self.c_attn(x) in three; view(B, T, nh, hs) and transpose(1, 2) give each head its part; scores divided "
+        "by sqrt(hs); mask, made on x.device; softmax over the last dimension; times v.",
+        "Merge with transpose(1, 2).reshape(B, T, C), then self.c_proj. The mask is torch.ones(T, T, dtype=torch.bool, "
+        "device=x.device).triu(1), for masked_fill with float('-inf').",
+    ),
     _test_attention, attention_forward,
 )
-tied = Exercise("Tie the weights", 1, 3, "A module's weight is an attribute: one assignment, nothing is copied.",
-                _test_tie, tie)
+parts = Exercise(
+    "The whole model from its parts", 2, 10,
+    (
+        "Three stages. The first and the last are as in the cell above, with the modules wte, wpe, ln_f and lm_head. "
+        "The middle is a loop over model.transformer.h with section 2's two sums in it.",
+        "Modules are called like functions: block.ln_1(x), block.attn(...), block.ln_2(...), block.mlp(...). Positions "
+        "are Exercise 1.",
+        "In the loop: x_att is x plus attn of ln_1 of x. The new x is x_att plus mlp of ln_2 of x_att. After the loop: "
+        "lm_head of ln_f of x.",
+    ),
+    _test_parts, logits_from_parts,
+)
+tied = Exercise(
+    "Tie the weights", 1, 3,
+    (
+        "A module's weight is an attribute, and a Parameter is an object. Two attributes can hold the same object.",
+        "One assignment, from model.transformer.wte.weight. Nothing is copied or wrapped. Then return the model.",
+    ),
+    _test_tie, tie,
+)
