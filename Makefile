@@ -17,13 +17,14 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 ARGS ?=
 
-.PHONY: help course lab test bench outputs publish install clean
+.PHONY: help course lab test bench experiments outputs publish install clean
 
 help:
 	@echo make course - run all notebooks at the size of this machine: copies and HTML in build/
 	@echo make lab - open JupyterLab on the notebooks
 	@echo make test - run all tests, and all notebooks in smoke size
 	@echo make bench - time Model 5 against the GPT-2 of Hugging Face on this machine: ARGS=--help shows the choices
+	@echo make experiments - train all variants of the recipe for notebook 09 and record them, in up to an hour: ARGS=--help shows the choices
 	@echo make outputs - run all notebooks and write the outputs into them, for a commit
 	@echo make publish REPO=https://github.com/me/my-copy - write that address into badges and setup cells
 	@echo make install - only make .venv and install
@@ -41,6 +42,9 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV_PYTHON) benchmarks/bench.py $(ARGS)
+
+experiments: $(STAMP)
+	$(VENV_PYTHON) scripts/experiments.py $(ARGS)
 
 outputs: $(STAMP)
 	$(VENV_PYTHON) scripts/run_notebooks.py --in-place
