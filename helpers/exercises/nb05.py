@@ -170,7 +170,7 @@ def _test_shares(attempt):
                         if abs(answer[group] - slip) < 1e-4)
                 why = next(near, f"Your four add up to {sum(answer.values()):.2f} %. Which names does a filter find?")
                 raise NotYet(f"{title}, {group}: {right[group]:.3f} %; you have {answer[group]:.3f}. {why}")
-    return "The four add up to 100 %: every parameter is in one group, even with a name before all names."
+    return "The four add up to 100 %: every parameter is in one group, even with a word before all names."
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
