@@ -234,6 +234,24 @@ def gulliver():
     return stand_in(Path("voyage.txt"), "“The Brass Yard” (data/voyage.txt, written for this course)", title, reason)
 
 
+def gutenberg(number):
+    """The text of a Project Gutenberg book, by its number, as an Asset: from the cache, or fetched once (notebook 09).
+
+    There is no hash to check it by, so it must begin and end as the project's books do. Raises ValueError for another
+    kind of number, AssetUnavailable when the book cannot be had.
+    """
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"gutenberg({number!r}): the number of a book was expected, such as 84.")
+    name, path = f"pg{number}.txt", cache_folder() / "gutenberg" / f"pg{number}.txt"
+    if not path.is_file():
+        problem = _download(f"https://www.gutenberg.org/cache/epub/{number}/{name}", path, None)
+        text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+        if problem or "START OF" not in text or "END OF" not in text:
+            path.unlink(missing_ok=True)
+            raise AssetUnavailable(f"gutenberg/{name}", problem or "what came is not a whole book")
+    return Asset(path, f"Project Gutenberg's book {number}")
+
+
 def _looks_like_gulliver(path):
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     return len(text) > 500_000 and "GULLIVER" in text and "START OF" in text and "END OF" in text

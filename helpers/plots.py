@@ -104,12 +104,16 @@ def plot_layout(layouts, title):
 
 def plot_panels(*panels, height=5.0):
     """Curves side by side. panels: dictionaries of title, xlabel, ylabel, curves {label: (x, y)}, and if wanted
-    log=True, legend (a place) and limits (of the y axis)."""
+    log=True, legend (a place) and limits (of the y axis). y (R, N) of R runs is drawn as their mean in a band from the
+    lowest to the highest."""
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=height))
     dashes = ("solid", "dashed", "dotted", "dashdot", (0, (6, 1, 1, 1, 1, 1)))
     for axis, panel in zip(axes, panels):
         for (label, (x, y)), colour, dash in zip(panel["curves"].items(), (BLUE, ORANGE, GREEN, RED, BLACK), dashes):
-            axis.plot(x, y, color=colour, linestyle=dash, linewidth=3, label=label)
+            runs = np.atleast_2d(y)
+            axis.plot(x, runs.mean(0), color=colour, linestyle=dash, linewidth=3, label=label)
+            if len(runs) > 1:
+                axis.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.2, linewidth=0)
         axis.set_yscale("log" if panel.get("log") else "linear")
         axis.set_ylim(panel.get("limits"))
         legend = panel.get("legend", "best") if len(panel["curves"]) > 1 else None
@@ -128,6 +132,27 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
                     yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})
         finish(axis, heading, xlabel, ylabel)
     axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# Notebook 09
+
+
+def plot_runs(arms, title, xlabel):
+    """One row per variant: each run a ring, their mean a bar. The first variant's mean is a line through all rows.
+
+    arms: {label: values, one per run}.
+    """
+    axes, labels = new_figure(width=12, height=1.8 + 0.5 * len(arms)), list(arms)[::-1]
+    axes.axvline(np.mean(arms[labels[-1]]), color=ORANGE, linewidth=2, linestyle="dashed")
+    for row, label in enumerate(labels):
+        axes.plot(arms[label], [row] * len(arms[label]), "o", color=BLUE, markersize=10, fillstyle="none")
+        axes.plot(np.mean(arms[label]), row, "|", color=BLACK, markersize=22, markeredgewidth=4)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.margins(y=0.6 / len(labels))
+    finish(axes, None, xlabel)
+    axes.figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes
 

@@ -239,3 +239,20 @@ def test_real_files_are_used_without_a_word(real_files, capsys):
     assert assets.gpt2_encoding_folder() == real_files / "tiktoken"
     assert capsys.readouterr().out == ""
     assert corpus.load_tokenizer("gpt2").encode("The dog").tolist() == [464, 3290]
+
+
+def test_a_book_of_gutenberg_is_fetched_once_and_must_be_whole(web):
+    address = "https://www.gutenberg.org/cache/epub/84/pg84.txt"
+    with pytest.raises(assets.AssetUnavailable, match="404"):
+        assets.gutenberg(84)
+    web[address] = b"<html>You are a robot</html>"
+    with pytest.raises(assets.AssetUnavailable, match="not a whole book"):
+        assets.gutenberg(84)
+    assert not (assets.cache_folder() / "gutenberg" / "pg84.txt").exists()
+    web[address] = b"*** START OF THE EBOOK ***\r\nIt was on a dreary night\r\n*** END OF THE EBOOK ***"
+    assert corpus.load_text(assets.gutenberg(84).path, "course").text == "It was on a dreary night"
+    del web[address]
+    assert assets.gutenberg(84).path.is_file()  # from the cache
+    for wrong in ("84", 0, None):
+        with pytest.raises(ValueError, match="number of a book"):
+            assets.gutenberg(wrong)
