@@ -17,11 +17,13 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 ARGS ?=
 
-.PHONY: help course lab test bench experiments outputs publish install clean
+.PHONY: help course lab slides notebooks-clean test bench experiments outputs publish install clean
 
 help:
 	@echo make course - run all notebooks at the size of this machine: copies and HTML in build/
 	@echo make lab - open JupyterLab on the notebooks
+	@echo make slides - make slides from the stored outputs, usable without the internet: one HTML file per notebook in build/slides/
+	@echo make notebooks-clean - copy the notebooks without outputs to build/notebooks-clean/, to hand out
 	@echo make test - run all tests, and all notebooks in smoke size
 	@echo make bench - time Model 5 against the GPT-2 of Hugging Face on this machine: ARGS=--help shows the choices
 	@echo make experiments - train all variants of the recipe for notebook 09 and record them, in up to an hour: ARGS=--help shows the choices
@@ -35,6 +37,12 @@ course: $(STAMP)
 
 lab: $(STAMP)
 	$(VENV_PYTHON) -m jupyterlab --notebook-dir=notebooks
+
+slides: $(STAMP)
+	$(VENV_PYTHON) scripts/slides.py
+
+notebooks-clean: $(STAMP)
+	$(VENV_PYTHON) scripts/clean_notebooks.py
 
 test: export COURSE_SIZE := smoke
 test: $(STAMP)
