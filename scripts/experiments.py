@@ -49,8 +49,8 @@ SIZES = {
     ),
     "laptop": training.Recipe(
         "course", GPTConfig(vocab_size=4096, n_positions=128, n_embd=64, n_layer=2, n_head=2),
-        training.TrainConfig(steps=300, batch_size=8, context=128, learning_rate=3e-3, warmup_steps=30,
-                             eval_tokens=8192),
+        training.TrainConfig(steps=300, batch_size=8, context=128, learning_rate=2e-3, warmup_steps=30,
+                             eval_tokens=8192),  # 2e-3: the best of 1e-3, 2e-3 and 3e-3 with one seed
     ),
     "full": training.recipe_for("full"),
 }
