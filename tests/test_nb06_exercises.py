@@ -86,7 +86,8 @@ WRONG = {
     "split": [
         (wrong_axis, "wrong axis of (3C, C)"),
         (wrong_axis_of_conv1d, "wrong axis of (C, 3C)"),
-        (layers_together, "a row for each layer"),
+        (layers_together, "their differences are lost"),
+        (lambda m: [[part.std() for part in x.split(x.shape[1])] for x in m], "each (C, 3C): four rows"),
         (layers_together_in_every_row, "put the layers together"),
         (lambda m: torch.tensor(each_part(m, torch.std)).T, "four rows of three"),
         (lambda m: [row[::-1] for row in each_part(m, torch.std)], "the order Q, K, V"),
@@ -142,10 +143,11 @@ def test_other_right_answers_are_accepted(capsys):
     nb06.median_distance.check(lambda x: middle([abs(v - middle(x.tolist())) for v in x.tolist()]))
     nb06.pool.check(lambda n, m, s: nb06.pooled_std(n, m, s).item())
     nb06.split.check(lambda m: each_part(m, lambda part: part.double().std(correction=0).item()))
+    nb06.split.check(lambda m: [dict(zip("QKV", row)) for row in each_part(m, torch.std)])
     nb06.split.check(lambda m: torch.stack([torch.stack(row) for row in each_part(m, torch.std)]))
     nb06.noise.check(lambda model, layer, measure: replaced(copy.deepcopy(model), layer, measure, restore=False))
     nb06.noise.check(slip(make=lambda x: x.mean() + x.std() * 12**0.5 * (torch.rand_like(x) - 0.5)))
-    assert capsys.readouterr().out.count(": correct.") == 6
+    assert capsys.readouterr().out.count(": correct.") == 7
 
 
 def test_fold_does_not_change_its_inputs():

@@ -191,7 +191,7 @@ def _test_write(attempt):
     """The greedy case is one text; the others are distributions over 6,000 rows."""
     prompt = torch.tensor([[5, 0], [2, 4]])
     right = torch.tensor([[5, 0, 3, 6, 1, 4], [2, 4, 2, 5, 0, 3]])
-    answer = needs_answer(attempt(TableModel(), prompt.clone(), 4, 1.0, 1))
+    answer = torch.as_tensor(needs_answer(attempt(TableModel(), prompt.clone(), 4, 1.0, 1)))
     if tuple(answer.shape) == (2, 4):
         raise NotYet("You return the new tokens alone. Return the text with them at its end: (B, T + new).")
     if tuple(answer.shape) != (2, 6):
@@ -201,7 +201,7 @@ def _test_write(attempt):
         _explain_greedy(answer, prompt, right)
     _check_draws(attempt)
     model = TableModel()
-    answer = attempt(model, torch.tensor([[6, 1, 4, 2]]), 6, 1.0, 1)  # ten tokens in the end, six fit
+    answer = torch.as_tensor(attempt(model, torch.tensor([[6, 1, 4, 2]]), 6, 1.0, 1))  # ten tokens in the end, six fit
     if answer.tolist() != [[6, 1, 4, 2, 5, 0, 3, 6, 1, 4]]:
         raise NotYet(f"With a context of 6 tokens, [6, 1, 4, 2] should become [..., 5, 0, 3, 6, 1, 4]; yours is "
                      f"{answer.tolist()[0]}. Cut what the model sees, not the text that you return.")
@@ -231,7 +231,7 @@ def _check_draws(attempt):
     """Raises NotYet unless 6,000 draws follow the distribution that was asked for."""
     rows, table = 6000, TableModel().table
     for temperature, top_k in ((1.0, 7), (0.5, 7), (3.0, 7), (1.0, 3), (2.0, 3)):
-        drawn = attempt(TableModel(), torch.full((rows, 1), 4), 1, temperature, top_k)[:, -1]
+        drawn = torch.as_tensor(attempt(TableModel(), torch.full((rows, 1), 4), 1, temperature, top_k))[:, -1]
         found, logits = torch.bincount(drawn, minlength=7)[:7] / rows, table[4]
         cut = logits.masked_fill(logits < logits.sort(descending=True).values[top_k - 1], float("-inf"))
         mistakes = {

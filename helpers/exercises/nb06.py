@@ -63,13 +63,14 @@ def _test_split(attempt):
     for layout, layers in (("(3C, C)", example_layers()), ("(C, 3C)", [x.T.contiguous() for x in example_layers()])):
         answer = needs_answer(attempt([x.clone() for x in layers]))
         try:
-            table = torch.tensor([[float(number) for number in row] for row in answer])
+            table = torch.tensor([[float(number) for number in (row.values() if isinstance(row, dict) else row)]
+                                  for row in answer])
         except TypeError:
             table = torch.as_tensor(answer)
         if tuple(table.shape) != (4, 3):
-            raise NotYet("Four layers went in: four rows of three stds were expected, a row for each layer. Yours has "
-                         f"the shape {tuple(table.shape)}. If the layers are put together first, their differences "
-                         "are lost.")
+            together = " If the layers are put together first, their differences are lost."
+            raise NotYet(f"Four layers went in, each {layout}: four rows of three stds were expected, a row for each "
+                         f"layer. Yours has the shape {tuple(table.shape)}.{together if table.numel() == 3 else ''}")
         right = qkv_stds(layers)
         along = 0 if layout == "(3C, C)" else 1
         parts = [x.chunk(3, dim=along) for x in layers]
