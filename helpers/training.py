@@ -2,6 +2,7 @@
 
 python -m helpers.training --out runs/gulliver            train on Gulliver's Travels
 python -m helpers.training --out runs/gulliver --resume   go on after Ctrl-C, with the losses of an uninterrupted run
+torchrun --standalone --nproc-per-node 2 -m helpers.training --out runs/gulliver    in two processes (notebook 08)
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from helpers import assets, corpus, runtime
+from helpers import assets, corpus, parallel, runtime
 from helpers.generation import generate
 from helpers.model import GPT, GPTConfig
 
@@ -35,7 +36,8 @@ class TrainConfig:
     """
 
     steps: int = 500  # batches, each followed by one update of the weights
-    batch_size: int = 16  # B, sequences per batch
+    batch_size: int = 16  # B, sequences per batch, over all processes
+    accumulate: int = 1  # parts of a batch that a process computes one after the other, to need less memory
     context: int = 256  # T, tokens per sequence
     learning_rate: float = 6e-4  # its highest value, reached after the warm-up
     warmup_steps: int = 50  # the learning rate rises linearly
@@ -53,7 +55,8 @@ class TrainConfig:
     def __post_init__(self):
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"TrainConfig(seed={self.seed!r}): a whole number from 0 to 2**63 - 1 was expected.")
-        for name in ("steps", "batch_size", "context", "eval_every", "eval_tokens", "sample_every", "sample_tokens"):
+        reported = ("eval_every", "eval_tokens", "sample_every", "sample_tokens")
+        for name in ("steps", "batch_size", "accumulate", "context", *reported):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"TrainConfig({name}={value!r}): a whole number of at least 1 was expected.")
@@ -157,8 +160,11 @@ def make_scaler(device, config):
     return torch.amp.GradScaler(torch.device(device).type, enabled=half)
 
 
-def evaluate(model, ids, context, batch_size=16, precision="auto"):
-    """The mean loss in nats per token over all of ids, (N,) int64, in windows of `context` tokens laid end to end."""
+def evaluate(model, ids, context, batch_size=16, precision="auto", ranks=parallel.Ranks()):
+    """The mean loss in nats per token over all of ids, (N,) int64, in windows of `context` tokens laid end to end.
+
+    With several ranks each measures its share of the windows, and all get the mean.
+    """
     corpus.check_length(ids, 1)
     device = next(model.parameters()).device
     whole = (len(ids) - 1) // context * context
@@ -169,11 +175,13 @@ def evaluate(model, ids, context, batch_size=16, precision="auto"):
     was_training = model.training
     model.eval()
     with torch.inference_mode(), runtime.autocast(device, precision):
-        total = sum(model(x.to(device), y.to(device)).item() * x.numel() for x, y in windows)
+        own = windows[ranks.rank :: ranks.size]
+        total = sum(model(x.to(device), y.to(device)).item() * x.numel() for x, y in own)
     model.train(was_training)
-    return total / (len(ids) - 1)
+    return ranks.total(total) / (len(ids) - 1)
 
 
+@parallel.joined()
 def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=None, progress=True):
     """Trains a GPT in place, on the device where it is, and returns its History.
 
@@ -183,25 +191,27 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     and what is reported may differ. A new run sets torch's seed to config.seed.
     Interrupting (Ctrl-C, the stop button) ends the run after the current step and writes the checkpoint; a second
     interrupt stops at once.
+    Under torchrun every process calls it alike and computes its share of each batch; rank 0 writes and reports.
     Raises ValueError for data or a checkpoint that does not fit, FileExistsError instead of overwriting a checkpoint,
     FloatingPointError when the loss is not finite, RuntimeError with advice when the device's memory is not enough.
     """
-    _check_data(model, train_ids, test_ids, config)
+    ranks = parallel.current()
+    _check_data(model, train_ids, test_ids, config, ranks)
     device = next(model.parameters()).device
     out = None if out is None else Path(out)
-    history = History()
+    history, progress = History(), progress and ranks.rank == 0
     optimizer = make_optimizer(model, config)
     scaler = make_scaler(device, config)
     batches = torch.Generator().manual_seed(config.seed)
     data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
-    run = _Run(model, optimizer, scaler, batches, history, config, data, runtime.fastest_matmul(device))
+    run = _Run(model, optimizer, scaler, batches, history, config, data, ranks.agree(runtime.fastest_matmul(device)))
     if resume:
         run.load(out, device)
     elif out is not None and (out / CHECKPOINT).exists():
         raise FileExistsError(f"{out / CHECKPOINT} exists already. Resume it, choose another folder, or delete it.")
     else:
         runtime.seed_everything(config.seed)
-        if out is not None:
+        if out is not None and ranks.rank == 0:
             history.save_csv(out / HISTORY)  # a folder that cannot be written to is noticed now, not an hour later
 
     measured = test_ids[: config.eval_tokens + 1]
@@ -211,33 +221,37 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
 
     def report(step):
         if due(step, config.eval_every, history.test_step):
-            history.test_loss.append(evaluate(model, measured, config.context, config.batch_size, config.precision))
+            loss = evaluate(model, measured, config.context, config.batch_size, config.precision, ranks)
+            history.test_loss.append(loss)
             history.test_step.append(step)
-        if tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
+        if ranks.rank == 0 and tokenizer is not None and due(step, config.sample_every, dict(history.samples)):
             text = sample_text(model, tokenizer, config.sample_tokens, seed=config.seed, precision=config.precision)
             history.samples.append((step, text))
             if progress:
                 tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
 
     model.train()
-    trained = torch.compile(model) if config.compile else model  # the same parameters
+    trained = ranks.replicate(torch.compile(model) if config.compile else model)  # the same parameters
     first = len(history.train_loss)
-    bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress, mininterval=0.5)
+    bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress or None, mininterval=0.5)
     with bar, runtime.matmul_precision(run.matmul), _finish_step_when_interrupted() as interrupted:
         try:
             report(first)
             for step in range(first, config.steps):
                 rate = config.learning_rate_at(step)
-                x, y = corpus.random_batch(train_ids, config.batch_size, config.context, batches, device)
-                history.train_loss.append(update(trained, optimizer, scaler, x, y, rate, config))
+                batch = corpus.random_batch(train_ids, config.batch_size, config.context, batches)
+                x, y = (ranks.share(rows).to(device) for rows in batch)  # (B, T) -> (B / processes, T)
+                if ranks.rank:  # other dropout than rank 0's, whose random numbers the checkpoint holds
+                    torch.manual_seed(hash((config.seed, step, ranks.rank)) % 2**63)
+                history.train_loss.append(update(trained, optimizer, scaler, x, y, rate, config, ranks))
                 history.learning_rate.append(rate)
                 report(step + 1)
                 bar.update()
                 losses = {"train": f"{history.train_loss[-1]:.3f}", "test": f"{history.test_loss[-1]:.3f}"}
                 bar.set_postfix(losses, refresh=False)
-                if interrupted.is_set() or step + 1 == config.steps:
+                if ranks.total(interrupted.is_set()) or step + 1 == config.steps:  # in the same step everywhere
                     break
-                if out is not None and (step + 1) % config.eval_every == 0:
+                if out is not None and ranks.rank == 0 and (step + 1) % config.eval_every == 0:
                     run.save(out)
         except RuntimeError as error:
             if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -252,26 +266,33 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                 f"{runtime.device_name(device)} does not have enough memory for batches of {config.batch_size} x "
                 f"{config.context} tokens. Halve batch_size or context. A checkpoint written earlier is whole."
             ) from None
-    history.interrupted = interrupted.is_set() and len(history.train_loss) < config.steps
-    if out is not None:
+    history.interrupted = len(history.train_loss) < config.steps
+    if out is not None and ranks.rank == 0:
         run.save(out)
-    if history.interrupted:
+    if history.interrupted and ranks.rank == 0:
         advice = f"Saved in {out}; go on with resume=True (on the command line: --resume)."
         advice = advice if out else "Nothing was saved: no folder was given."
         tqdm.write(f"Stopped after {len(history.train_loss)} of {config.steps} steps. {advice}")
     return history
 
 
-def update(model, optimizer, scaler, x, y, rate, config):
-    """One step: loss, gradient, clipping, update. Returns the loss before the update, in nats per token."""
+def update(model, optimizer, scaler, x, y, rate, config, ranks=parallel.Ranks()):
+    """One step: loss, gradient, clipping, update. Returns the loss before the update, in nats per token.
+
+    x, y: this process's share of the batch, of which config.accumulate parts are computed one after the other.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with runtime.autocast(x.device, config.precision):
-        loss = model(x, y)
-    scaler.scale(loss).backward()  # the scaler does nothing unless the matrices are float16
+    loss, parts = 0.0, list(zip(x.chunk(config.accumulate), y.chunk(config.accumulate)))
+    for number, (inputs, targets) in enumerate(parts, start=1):
+        with parallel.synchronised(model, number == len(parts)):  # processes exchange the sum over the parts, once
+            with runtime.autocast(x.device, config.precision):
+                part = model(inputs, targets) / len(parts)  # equal parts: the mean of their means is the batch's mean
+            scaler.scale(part).backward()  # the scaler does nothing unless the matrices are float16
+        loss += part.detach()
     scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    value = loss.item()  # waits for a GPU, so it stands where all but the update has been given to it
+    value = ranks.total(loss.item()) / ranks.size  # waits for a GPU, which has been given all but the update by now
     if not math.isfinite(value):
         optimizer.zero_grad(set_to_none=True)
         raise FloatingPointError(f"The loss became {value} at a learning rate of {rate:.2g}. Lower it.")
@@ -281,7 +302,13 @@ def update(model, optimizer, scaler, x, y, rate, config):
     return value
 
 
-def _check_data(model, train_ids, test_ids, config):
+def _check_data(model, train_ids, test_ids, config, ranks):
+    parts = ranks.size * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be cut into {ranks.size} (processes) x {config.accumulate} "
+            f"(accumulate) equal parts. Use a multiple of {parts}."
+        )
     for name, ids, context in (("train_ids", train_ids, config.context), ("test_ids", test_ids, 1)):
         if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device.type != "cpu":
             raise ValueError(
@@ -361,7 +388,7 @@ class _Run:
         if out is None:
             raise ValueError("resume=True needs out=, the folder of the run that goes on.")
         state = load_checkpoint(out)
-        changeable = ("steps", "eval_every", "eval_tokens", "sample_every", "sample_tokens")
+        changeable = ("steps", "accumulate", "eval_every", "eval_tokens", "sample_every", "sample_tokens")
         then, now = TrainConfig(**state["train_config"]), self.config
         then = replace(then, **{name: getattr(now, name) for name in changeable})
         for before, given in ((GPTConfig(**state["model_config"]), self.model.config), (then, now)):
@@ -425,6 +452,7 @@ def main(arguments=None):
     add("--size", choices=runtime.RUN_SIZES, help="smoke: seconds; laptop: minutes; full: GPT-2 small, for a GPU")
     add("--steps", type=int, help="batches to train on (default: the size's)")
     add("--seed", type=int, help="seed of the weights and of the batches (default: 1337)")
+    add("--accumulate", type=int, metavar="PARTS", help="compute each batch in so many parts, to need less memory")
     add("--precision", choices=("auto", *runtime.DTYPES), help="of matrix products (default: auto)")
     add("--compile", action="store_const", const=True, help="use torch.compile: a wait, then often faster steps")
     add("--text", metavar="FILE", help="a text file of your own instead of Gulliver's Travels")
@@ -434,25 +462,28 @@ def main(arguments=None):
     own = [name for name in ("size", "seed", "precision", "compile") if getattr(given, name) is not None]
     if given.resume and own:
         parser.error(f"--resume goes on with the settings of the run itself: leave out --{' and --'.join(own)}")
-    settings = {name: getattr(given, name) for name in ("steps", "seed", "precision", "compile")}
+    settings = {name: getattr(given, name) for name in ("steps", "seed", "accumulate", "precision", "compile")}
     chosen = {name: value for name, value in settings.items() if value is not None}
 
     try:
-        if given.resume:
-            saved = load_checkpoint(given.out)
-            shape, config = GPTConfig(**saved["model_config"]), TrainConfig(**saved["train_config"])
-            tokenizer = corpus.tokenizer_for(shape.vocab_size)
-        else:
-            recipe = recipe_for(given.size or runtime.run_size())
-            shape, config, tokenizer = recipe.model, recipe.training, corpus.load_tokenizer(recipe.tokenizer)
-        config = replace(config, **chosen)
-        text = corpus.load_text(given.text, tokenizer) if given.text else corpus.load_gulliver(tokenizer)
-        train_ids, test_ids = text.split()
-        runtime.seed_everything(config.seed)
-        model = GPT(replace(shape, vocab_size=tokenizer.vocab_size)).to(runtime.best_device())
-        size = sum(parameter.numel() for parameter in model.parameters())
-        print(f"{text.title}: {len(train_ids):,} training and {len(test_ids):,} test tokens; {size:,} parameters")
-        history = train(model, train_ids, test_ids, config, given.out, given.resume, tokenizer)
+        with parallel.joined() as ranks:
+            if given.resume:
+                saved = load_checkpoint(given.out)
+                shape, config = GPTConfig(**saved["model_config"]), TrainConfig(**saved["train_config"])
+                tokenizer = corpus.tokenizer_for(shape.vocab_size)
+            else:
+                recipe = recipe_for(given.size or runtime.run_size())
+                shape, config, tokenizer = recipe.model, recipe.training, corpus.load_tokenizer(recipe.tokenizer)
+            config = replace(config, **chosen)
+            text = corpus.load_text(given.text, tokenizer) if given.text else corpus.load_gulliver(tokenizer)
+            train_ids, test_ids = text.split()
+            runtime.seed_everything(config.seed)
+            model = GPT(replace(shape, vocab_size=tokenizer.vocab_size)).to(runtime.best_device())
+            size = sum(parameter.numel() for parameter in model.parameters())
+            if ranks.rank == 0:
+                tokens = f"{len(train_ids):,} training and {len(test_ids):,} test tokens"
+                print(f"{text.title}: {tokens}; {size:,} parameters")
+            history = train(model, train_ids, test_ids, config, given.out, given.resume, tokenizer)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -461,7 +492,8 @@ def main(arguments=None):
         return 130
     step, loss = history.test_step[-1], history.test_loss[-1]
     bits = text.bits_per_byte(loss, test_ids)
-    print(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
+    if ranks.rank == 0:
+        print(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
     return 130 if history.interrupted else 0
 
 
