@@ -160,8 +160,12 @@ class GPT(nn.Module):
 
         cache: a helpers.generation.KeyValueCache; ids are then only the tokens that it has not seen yet.
         last_only: logits (B, 1, V) of the last position alone, which is all that generation needs.
-        Raises ValueError for ids of a wrong shape, type, length or (on a CPU) range.
+        Raises ValueError for ids of a wrong shape, type, length, device or (on a CPU) range.
         """
+        for name, given in {"ids": ids, "targets": ids if targets is None else targets}.items():
+            if given.device != self.lm_head.weight.device:
+                raise ValueError(f"{name} are on {given.device}, the model is on {self.lm_head.weight.device}: "
+                                 f"give it {name}.to(device), or move it with model.to(device).")
         start = 0 if cache is None else cache.length
         look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
         check_ids(ids, "ids", self.config, start, look)
