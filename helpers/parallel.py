@@ -24,13 +24,11 @@ from helpers import assets, runtime
 
 TIMEOUT = datetime.timedelta(minutes=10)  # a process that hangs ends the job after this; one that is killed, at once
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface on which a machine speaks to itself
-WORKER = """{source}
-if __name__ == "__main__":
-    import json, pathlib, sys
-    from helpers import parallel
-    with parallel.joined() as ranks:
-        found = {name}(**json.loads(sys.argv[1]))
-        pathlib.Path(sys.argv[2], str(ranks.rank)).write_text(json.dumps(found), encoding="utf-8")
+CALL = """
+import json, pathlib, sys
+from helpers import parallel
+with parallel.joined() as ranks:
+    pathlib.Path(sys.argv[2], str(ranks.rank)).write_text(json.dumps({}(**json.loads(sys.argv[1]))))
 """
 
 
@@ -68,13 +66,7 @@ class Ranks:
 
 def current():
     """The Ranks of this process: those of the group that it has joined, or Ranks(0, 1)."""
-    joined = dist.is_available() and dist.is_initialized()
-    return Ranks(dist.get_rank(), dist.get_world_size()) if joined else Ranks()
-
-
-def synchronised(model, wanted):
-    """A context for a forward and a backward pass: unless wanted, the gradients stay this process's own and add up."""
-    return contextlib.nullcontext() if wanted or not hasattr(model, "no_sync") else model.no_sync()
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()
 
 
 @contextlib.contextmanager
@@ -89,19 +81,18 @@ def joined():
         return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = runtime.best_device().type
-    if device == "mps" or device == "cuda" and local >= torch.cuda.device_count():
-        here = "one Apple GPU" if device == "mps" else f"{torch.cuda.device_count()} GPU(s)"
-        raise ValueError(f"Each process needs its own GPU, and here is {here}. Start fewer, or set COURSE_DEVICE=cpu.")
+    if device != "cpu" and local >= torch.cuda.device_count():
+        raise ValueError(f"Process {local} finds no NVIDIA GPU of its own. Start fewer, or set COURSE_DEVICE=cpu.")
     if device == "cuda":
         torch.cuda.set_device(local)
     if os.environ["LOCAL_WORLD_SIZE"] == str(size):  # one machine: it needs no network and no name
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         if sys.platform in LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    lost = (f"process {rank} of {size} (counted from 0) stops, because another one has stopped. "
+    lost = (f"Process {rank} of {size} (counted from 0) stops, because another one has stopped or the job was told to. "
             "A checkpoint written earlier is whole: resume it, with any number of processes.")
 
-    def stop(signum, frame):  # torchrun asks so when it has lost a process
+    def stop(signum, frame):  # torchrun tells the others so when it has lost a process
         raise RuntimeError(lost)
 
     signal.signal(signal.SIGTERM, stop)
@@ -121,18 +112,17 @@ def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--standalone", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1",
                    "PYTHONPATH": os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))}
-    lines = []
+    said = ""
     with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, encoding="utf-8", errors="replace") as job:
         try:
             for line in job.stdout:
-                lines.append(line)
-                if show:
-                    print(line, end="")
+                said += line
+                print(line if show else "", end="")
         except BaseException:  # the stop button: leave no process behind
             job.terminate()
             raise
-    return job.returncode, "".join(lines)
+    return job.returncode, said
 
 
 def run(function, processes=2, threads=1, device="cpu", **arguments):
@@ -143,8 +133,8 @@ def run(function, processes=2, threads=1, device="cpu", **arguments):
     """
     with tempfile.TemporaryDirectory() as folder:
         script, source = Path(folder, "work.py"), textwrap.dedent(inspect.getsource(function))
-        script.write_text(WORKER.format(source=source, name=function.__name__), encoding="utf-8")
+        script.write_text(source + CALL.format(function.__name__), encoding="utf-8")
         status, said = torchrun([script, json.dumps(arguments), folder], processes, threads, device, show=False)
         if status:
             raise RuntimeError(f"The job of {processes} processes ended with status {status}. It said:\n{said}")
-        return [json.loads(Path(folder, str(rank)).read_text(encoding="utf-8")) for rank in range(processes)]
+        return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(processes)]

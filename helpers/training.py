@@ -10,6 +10,7 @@ import contextlib
 import csv
 import hashlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from helpers.generation import generate
 from helpers.model import GPT, GPTConfig
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+FORMAT = 1  # of a checkpoint: raise it when an older course could not read a new one
 
 
 @dataclass(frozen=True)
@@ -228,10 +230,13 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
             text = sample_text(model, tokenizer, config.sample_tokens, seed=config.seed, precision=config.precision)
             history.samples.append((step, text))
             if progress:
-                tqdm.write(f"after {step} steps: {history.samples[-1][1]!r}")
+                tqdm.write(assets.printable(f"after {step} steps: {history.samples[-1][1]!r}"))
 
+    if out is not None and "COLAB_RELEASE_TAG" in os.environ and "drive" not in out.resolve().parts:
+        tqdm.write(f"Colab deletes {out} with the session. To keep it: from google.colab import drive; "
+                   'drive.mount("/content/drive"), and out="/content/drive/MyDrive/runs".')
     model.train()
-    trained = ranks.replicate(torch.compile(model) if config.compile else model)  # the same parameters
+    too_large, trained = False, ranks.replicate(torch.compile(model) if config.compile else model)  # the same parameters
     first = len(history.train_loss)
     bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress or None, mininterval=0.5)
     with bar, runtime.matmul_precision(run.matmul), _finish_step_when_interrupted() as interrupted:
@@ -253,6 +258,11 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                     break
                 if out is not None and ranks.rank == 0 and (step + 1) % config.eval_every == 0:
                     run.save(out)
+        except FloatingPointError as error:
+            done = len(history.train_loss)
+            last = max(first, done // config.eval_every * config.eval_every)
+            kept = f"{out / CHECKPOINT} still holds the weights after step {last}." if out and last else ""
+            raise FloatingPointError(f"Step {done + 1} of {config.steps}: {error} {kept}") from None
         except RuntimeError as error:
             if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 said = str(error).strip().splitlines()[0]
@@ -260,12 +270,11 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
                     "torch.compile did not succeed here; it needs a C++ compiler (on Linux: install g++), on a GPU "
                     f"also Triton. Install it, or train with compile=False. It said: {said}"
                 ) from error
-            if not any(said in str(error) for said in ("out of memory", "not enough memory", "allocate memory")):
+            if not _out_of_memory(error):
                 raise
-            raise RuntimeError(
-                f"{runtime.device_name(device)} does not have enough memory for batches of {config.batch_size} x "
-                f"{config.context} tokens. Halve batch_size or context. A checkpoint written earlier is whole."
-            ) from None
+            too_large = True  # more is said after this block: until its end the error keeps the step's tensors alive
+    if too_large:
+        raise RuntimeError(_memory_advice(model, optimizer, config, device, ranks.size))
     history.interrupted = len(history.train_loss) < config.steps
     if out is not None and ranks.rank == 0:
         run.save(out)
@@ -285,21 +294,64 @@ def update(model, optimizer, scaler, x, y, rate, config, ranks=parallel.Ranks())
         group["lr"] = rate
     loss, parts = 0.0, list(zip(x.chunk(config.accumulate), y.chunk(config.accumulate)))
     for number, (inputs, targets) in enumerate(parts, start=1):
-        with parallel.synchronised(model, number == len(parts)):  # processes exchange the sum over the parts, once
+        add_up = ranks.size > 1 and number < len(parts)  # the sum over the parts is exchanged once, after the last
+        with model.no_sync() if add_up else contextlib.nullcontext():
             with runtime.autocast(x.device, config.precision):
                 part = model(inputs, targets) / len(parts)  # equal parts: the mean of their means is the batch's mean
             scaler.scale(part).backward()  # the scaler does nothing unless the matrices are float16
         loss += part.detach()
     scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    value = ranks.total(loss.item()) / ranks.size  # waits for a GPU, which has been given all but the update by now
-    if not math.isfinite(value):
+    length = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    value, length = torch.stack([loss, length]).tolist()  # waits for a GPU, which has all but the update by now
+    value = ranks.total(value) / ranks.size
+    if not (math.isfinite(value) and (math.isfinite(length) or scaler.is_enabled())):  # a scaler leaves such steps out
         optimizer.zero_grad(set_to_none=True)
-        raise FloatingPointError(f"The loss became {value} at a learning rate of {rate:.2g}. Lower it.")
+        raise FloatingPointError(
+            f"the loss became {value}, the length of its gradient {length}, at a learning rate of {rate:.2g}. Lower it."
+        )
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return value
+
+
+def _out_of_memory(error):
+    return any(said in str(error) for said in ("out of memory", "not enough memory", "allocate memory"))
+
+
+def _memory_advice(model, optimizer, config, device, processes):
+    """What to say when a step did not fit into the memory: which part of a batch does is found by trying."""
+    rows = config.batch_size // processes
+
+    def fits(rows):
+        try:
+            adam = [torch.empty_like(p) for p in model.parameters() for _ in "mv" if not optimizer.state]
+            ids = torch.zeros(rows, config.context, dtype=torch.int64, device=device)
+            with runtime.autocast(device, config.precision):
+                loss = model(ids, ids)
+            loss.backward()
+            return len(adam) >= 0
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            return False
+        finally:
+            optimizer.zero_grad(set_to_none=True)
+
+    optimizer.zero_grad(set_to_none=True)
+    smaller = [parts for parts in range(config.accumulate + 1, rows + 1) if rows % parts == 0]
+    # Several processes wait for each other in a backward pass, so one alone cannot try.
+    parts = next((n for n in smaller if fits(rows // n)), None) if processes == 1 else min(smaller, default=None)
+    advice = "Use a shorter context or a smaller model."
+    if parts:
+        tried = " fits, as was just tried" if processes == 1 else " may fit"
+        advice = (f"{rows // parts} x {config.context}{tried}: use accumulate={parts}, which computes the same "
+                  f"batches in {parts} parts, or batch_size={rows // parts * processes}.")
+    free = ""
+    if device.type == "cuda":
+        free = " ({:.1f} of {:.1f} GiB are free)".format(*(n / 2**30 for n in torch.cuda.mem_get_info(device)))
+    return (f"{runtime.device_name(device)}{free} does not have enough memory for {rows // config.accumulate} x "
+            f"{config.context} tokens at once. {advice} A checkpoint written earlier is whole.")
 
 
 def _check_data(model, train_ids, test_ids, config, ranks):
@@ -368,7 +420,10 @@ class _Run:
     matmul: str | None  # the setting of float32 matrix products
 
     def save(self, out):
+        for left in Path(out).glob(".*.part"):  # by a process that was killed while it wrote
+            left.unlink()
         state = {
+            "format": FORMAT,
             "model_config": asdict(self.model.config),
             "train_config": asdict(self.config),
             "data": self.data,
@@ -416,7 +471,8 @@ class _Run:
 
 
 def load_checkpoint(out):
-    """A run's checkpoint as a dictionary, on the CPU. Raises FileNotFoundError, or ValueError for a damaged file."""
+    """A run's checkpoint as a dictionary, on the CPU. Raises FileNotFoundError, or ValueError for a damaged file or one
+    that a newer version of the course has written."""
     path = Path(out) / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
@@ -427,9 +483,15 @@ def load_checkpoint(out):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not {"model_config", "train_config", "model", "history"} <= set(state):
             raise ValueError("it is not a checkpoint of this course")
-        return state
     except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). Delete it and train again.") from error
+    unknown = [name for kind, settings in ((GPTConfig, state["model_config"]), (TrainConfig, state["train_config"]))
+               for name in settings if name not in {field.name for field in fields(kind)}]
+    if state.get("format", 1) > FORMAT or unknown:
+        found = f"format {state.get('format', 1)}" + ", with " * bool(unknown) + ", ".join(unknown)
+        raise ValueError(f"{path} was written by a newer version of this course ({found}; this one reads format "
+                         f"{FORMAT}). Fetch the newer version: git pull.")
+    return state
 
 
 def load_trained(out):
@@ -482,7 +544,7 @@ def main(arguments=None):
             size = sum(parameter.numel() for parameter in model.parameters())
             if ranks.rank == 0:
                 tokens = f"{len(train_ids):,} training and {len(test_ids):,} test tokens"
-                print(f"{text.title}: {tokens}; {size:,} parameters")
+                print(assets.printable(f"{text.title}: {tokens}; {size:,} parameters"))
             history = train(model, train_ids, test_ids, config, given.out, given.resume, tokenizer)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -493,7 +555,7 @@ def main(arguments=None):
     step, loss = history.test_step[-1], history.test_loss[-1]
     bits = text.bits_per_byte(loss, test_ids)
     if ranks.rank == 0:
-        print(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}")
+        print(assets.printable(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}"))
     return 130 if history.interrupted else 0
 
 
