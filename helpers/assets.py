@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -117,6 +118,12 @@ def bundled(name):
     return path
 
 
+def printable(line):
+    """The line with escapes for what the console cannot show: a code page of Windows lacks most letters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _first_line(error):
     return str(error).partition("\n")[0]
 
@@ -180,7 +187,7 @@ def _is_sound(path, expected, in_cache):
         return True
     removed = in_cache and _remove(path)
     what_now = "It was removed from the cache." if removed else "It is not used: replace it or delete it."
-    print(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}")
+    print(printable(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}"))
     return False
 
 
@@ -233,7 +240,7 @@ def locate(folder, files):
 
 @functools.cache
 def _say_once(line):
-    print(line)
+    print(printable(line))
 
 
 def stand_in(path, title, instead_of, reason):

@@ -236,7 +236,8 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
         tqdm.write(f"Colab deletes {out} with the session. To keep it: from google.colab import drive; "
                    'drive.mount("/content/drive"), and out="/content/drive/MyDrive/runs".')
     model.train()
-    too_large, trained = False, ranks.replicate(torch.compile(model) if config.compile else model)  # the same parameters
+    too_large = False
+    trained = ranks.replicate(torch.compile(model) if config.compile else model)  # the same parameters
     first = len(history.train_loss)
     bar = tqdm(total=config.steps, initial=first, desc="training", disable=not progress or None, mininterval=0.5)
     with bar, runtime.matmul_precision(run.matmul), _finish_step_when_interrupted() as interrupted:
@@ -330,7 +331,8 @@ def _memory_advice(model, optimizer, config, device, processes):
             with runtime.autocast(device, config.precision):
                 loss = model(ids, ids)
             loss.backward()
-            return len(adam) >= 0
+            del adam  # it stood for AdamW's memory, which comes with the first step
+            return True
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -420,7 +422,7 @@ class _Run:
     matmul: str | None  # the setting of float32 matrix products
 
     def save(self, out):
-        for left in Path(out).glob(".*.part"):  # by a process that was killed while it wrote
+        for left in Path(out).glob(f".{CHECKPOINT}.*.part"):  # by a process that was killed while it wrote
             left.unlink()
         state = {
             "format": FORMAT,
@@ -555,7 +557,8 @@ def main(arguments=None):
     step, loss = history.test_step[-1], history.test_loss[-1]
     bits = text.bits_per_byte(loss, test_ids)
     if ranks.rank == 0:
-        print(assets.printable(f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see {given.out}"))
+        found = f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte"
+        print(assets.printable(f"{found}; see {given.out}"))
     return 130 if history.interrupted else 0
 
 
