@@ -99,7 +99,8 @@ def joined():
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(rank, size)
-    except RuntimeError as error:
+    except Exception as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is time to say what happened
         if not any(sign in str(error) for sign in ("gloo", "NCCL", "Connection")):
             raise
         raise RuntimeError(lost) from error
@@ -125,14 +126,16 @@ def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
     return job.returncode, said
 
 
-def run(function, processes=2, threads=1, device="cpu", **arguments):
+def run(function, processes=2, threads=1, device="cpu", uses=(), **arguments):
     """Calls function(**arguments) in so many processes, joined by torchrun. Returns what each returned, by rank.
 
-    Only the function's source goes there: it must import what it uses, and take and return what JSON can hold.
+    Only its source goes there, and that of the functions in uses: they must import what they need, and function must
+    take and return what JSON can hold.
     Raises RuntimeError with all that was printed if a process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        script, source = Path(folder, "work.py"), textwrap.dedent(inspect.getsource(function))
+        script = Path(folder, "work.py")
+        source = "\n".join(textwrap.dedent(inspect.getsource(one)) for one in (*uses, function))
         script.write_text(source + CALL.format(function.__name__), encoding="utf-8")
         status, said = torchrun([script, json.dumps(arguments), folder], processes, threads, device, show=False)
         if status:
