@@ -83,7 +83,7 @@ WRONG = {
         (bytes_times(lambda N: 1 / 2), "goes round twice"),
         (bytes_times(lambda N: N), "all processes send together"),
         (lambda numbers, processes: 8 * numbers, "N - 1 steps"),
-        (lambda numbers, processes: 4 * numbers * (processes + 2), "How many steps"),
+        (lambda numbers, processes: 4 * numbers * (processes + 1), "How many steps"),
     ],
     "parts": [
         (weighed(lambda n, rows, parts: 1), "that is the sum"),

@@ -203,8 +203,8 @@ memory = Exercise(
 ring = Exercise(
     "A ring all-reduce", 3, 20,
     (
-        "Draw three processes and three pieces. In the first step process p sends piece p to the right. Which piece has "
-        "it just received, and which should it therefore send next?",
+        "Draw three processes and three pieces. In the first step process p sends piece p to the right. Which piece "
+        "has it just received, and which should it therefore send next?",
         "In step s of the first round process p sends piece (p - s) % N, and its neighbour adds it to its own. All "
         "must send before anybody adds: collect what arrives in a list first.",
         "After N - 1 steps process p holds the whole sum of piece (p + 1) % N. In step s of the second round it sends "
