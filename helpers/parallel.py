@@ -28,7 +28,7 @@ CALL = """
 import json, pathlib, sys
 from helpers import parallel
 with parallel.joined() as ranks:
-    pathlib.Path(sys.argv[2], str(ranks.rank)).write_text(json.dumps({}(**json.loads(sys.argv[1]))))
+    pathlib.Path(sys.argv[2], str(ranks.rank)).write_text(json.dumps({}(**json.loads(sys.argv[1]))), "utf-8")
 """
 
 
@@ -140,4 +140,4 @@ def run(function, processes=2, threads=1, device="cpu", uses=(), **arguments):
         status, said = torchrun([script, json.dumps(arguments), folder], processes, threads, device, show=False)
         if status:
             raise RuntimeError(f"The job of {processes} processes ended with status {status}. It said:\n{said}")
-        return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(processes)]
+        return [json.loads(Path(folder, str(rank)).read_text("utf-8")) for rank in range(processes)]
