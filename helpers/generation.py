@@ -108,7 +108,7 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         raise ValueError(f"ids={ids!r}: a tensor (B, T) was expected; a single sequence becomes a batch of one with "
                          "ids[None].")
-    check_ids(ids[..., -config.n_positions :], "ids", config)
+    check_ids(ids[:, -config.n_positions :], "ids", config, device=model.lm_head.weight.device)
 
     prompt, done = ids.shape[1], 0
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below
