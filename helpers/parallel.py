@@ -110,9 +110,13 @@ def joined():
 def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
     """Runs `torchrun --standalone --nproc-per-node PROCESSES ARGUMENTS` on this machine, each process with so many
     threads. Returns its exit status and all that was printed; show: also print it as it comes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, "--standalone", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1",
-                   "PYTHONPATH": os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))}
+    meet = ["--standalone"]
+    if sys.platform == "win32":  # PyTorch's builds for Windows lack libuv, on which --standalone rests: meet in a file
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={tempfile.mkdtemp()}/meet", "--rdzv-conf=store_type=file"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, *meet, *arguments]
+    path = os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {"USE_LIBUV": str(int(sys.platform != "win32")), **os.environ, "OMP_NUM_THREADS": str(threads),
+                   "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
     said = ""
     with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, encoding="utf-8", errors="replace") as job:

@@ -90,6 +90,12 @@ def bytes_per_process(parameters, processes, divided):
     return sum(n * parameters / (processes if name in divided else 1) for name, n in each.items())
 
 
+def memory_parts(parameters, processes, divided):
+    """The same by part, for a figure: {"weights": bytes, "gradients": bytes, "Adam": bytes}."""
+    each = {"weights": 2, "gradients": 2, "Adam": 12}
+    return {name: n * parameters / (processes if name in divided else 1) for name, n in each.items()}
+
+
 STAGES = {"DDP": (), "ZeRO-1": ("Adam",), "ZeRO-2": ("Adam", "gradients"), "FSDP": ("Adam", "gradients", "weights")}
 
 
