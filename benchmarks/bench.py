@@ -112,7 +112,7 @@ class Worker:
         if self.device.type == "cuda":
             return self.torch.cuda.max_memory_allocated()
         with contextlib.suppress(OSError):  # Linux; its getrusage would also count the program that started this one
-            return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+            return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text("ascii"))[1])
         with contextlib.suppress(ImportError):  # macOS
             import resource
 
@@ -442,7 +442,8 @@ def difference(task, one, other):
     if task == "forward":
         import torch
 
-        return (torch.load(one) - torch.load(other)).abs().max().item()
+        one, other = (torch.load(path, weights_only=True) for path in (one, other))
+        return (one - other).abs().max().item()
     if task == "decode":
         return sum(a != b for a, b in zip(one, other, strict=True))
     return max(abs(a - b) for a, b in zip(one, other)) if task == "train" else None

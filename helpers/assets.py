@@ -10,6 +10,8 @@ import functools
 import hashlib
 import logging
 import os
+import shutil
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ GPT2_FILES = {
 
 HOSTS = ("raw.githubusercontent.com", "www.gutenberg.org", "openaipublic.blob.core.windows.net", "huggingface.co")
 PATIENCE = 2.5  # seconds to wait for all hosts together
+STALL = 10  # seconds without a byte after which a download is given up
 logging.getLogger("pooch").setLevel(logging.WARNING)
 
 
@@ -115,16 +118,38 @@ def bundled(name):
     return path
 
 
+def printable(line):
+    """The line with escapes for what the console cannot show: a code page of Windows lacks most letters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _first_line(error):
+    return str(error).partition("\n")[0]
+
+
 def write_atomically(path, write):
-    """Calls write(temporary path) and renames the result to path, so that path is whole or untouched."""
+    """Calls write(temporary path) and renames the result to path, so that path is whole or untouched.
+
+    Raises OSError that names path when it cannot be written: the disk is full, or the folder is read only.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        reason = _first_line(error)
+        if isinstance(error, RuntimeError):  # torch.save raises it, with riddles, when the disk is full
+            reason = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there; PyTorch: {reason}"
+        raise OSError(
+            f"{path} could not be written ({reason}). What was there before is whole. "
+            "Make room on the disk, or choose a folder that you may write to."
+        ) from error
 
 
 @functools.cache
@@ -160,11 +185,19 @@ def _is_sound(path, expected, in_cache):
         return False
     if sha256(path) == expected:
         return True
-    if in_cache:
-        path.unlink()
-    what_now = "It was removed from the cache." if in_cache else "It is not used: replace it or delete it."
-    print(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}")
+    removed = in_cache and _remove(path)
+    what_now = "It was removed from the cache." if removed else "It is not used: replace it or delete it."
+    print(printable(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}"))
     return False
+
+
+def _remove(path):
+    """Deletes a file, if there is one. Returns False where that is not allowed."""
+    try:
+        path.unlink(missing_ok=True)
+        return True
+    except OSError:
+        return False
 
 
 def _download(url, path, expected):
@@ -174,10 +207,14 @@ def _download(url, path, expected):
     if host not in reachable_hosts():
         return f"{host} does not answer"
     try:
-        downloader = pooch.HTTPDownloader(progressbar=True, timeout=(PATIENCE, 10))
+        downloader = pooch.HTTPDownloader(progressbar=True, timeout=(PATIENCE, STALL))
         pooch.retrieve(url, expected and f"sha256:{expected}", fname=path.name, path=path.parent, downloader=downloader)
-    except (requests.RequestException, ValueError, OSError) as error:  # ValueError: the hash of what came is wrong
-        return f"{url}: {str(error).splitlines()[0]}"
+    except requests.RequestException as error:  # these are OSErrors too
+        return f"{url}: {_first_line(error)}"
+    except ValueError:
+        return f"{url}: what came has a wrong hash (cut short, altered, or a login page of this network)"
+    except OSError as error:
+        return f"{url}: it cannot be kept in {path.parent} ({_first_line(error)}); COURSE_CACHE may name another folder"
     return None
 
 
@@ -203,7 +240,7 @@ def locate(folder, files):
 
 @functools.cache
 def _say_once(line):
-    print(line)
+    print(printable(line))
 
 
 def stand_in(path, title, instead_of, reason):
@@ -224,13 +261,12 @@ def gulliver():
     # The second source has no stable hash. What came first is checked by its contents and remembered by its own hash.
     path = cache_folder() / "gulliver" / "gutenberg.txt"
     note = path.with_suffix(".sha256")
-    if note.is_file() and _is_sound(path, note.read_text().strip(), in_cache=True):
+    if note.is_file() and _is_sound(path, note.read_text("ascii").strip(), in_cache=True):
         return Asset(path, f"{title} (gutenberg.org's current edition)")
     if _download(GUTENBERG_URL, path, None) is None and _looks_like_gulliver(path):
-        write_atomically(note, lambda temporary: temporary.write_text(sha256(path)))
+        write_atomically(note, lambda temporary: temporary.write_text(sha256(path), "ascii"))
         return Asset(path, f"{title} (gutenberg.org's current edition)")
-    if path.is_file():
-        path.unlink()
+    _remove(path)
     return stand_in(Path("voyage.txt"), "“The Brass Yard” (data/voyage.txt, written for this course)", title, reason)
 
 
@@ -281,7 +317,7 @@ def gpt2_weights():
             paths = [_fetch_from_hub(name, expected, own_cache) for name, expected in GPT2_FILES.items()]
             return Asset(paths[0].parent, title)
         except Exception as error:  # each of the hub's transports has failures of its own
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            problem = f"{type(error).__name__}: {_first_line(error)}"
     return stand_in(Path("gpt2-course"), "the course's small GPT-2 (data/gpt2-course)", title, problem)
 
 

@@ -43,6 +43,11 @@ STATEMENTS = {
     28: "Sharing the embedding with the unembedding improves generalisation.",
     29: "When blocks are added, attention and MLP grow linearly and the embeddings stay the same.",
     30: "Sampling at random is harmless for text but dangerous for small data, as in biomedicine.",
+    31: "Two processes train twice as fast as one.",
+    32: "Processes that share each batch train the same model as one process.",
+    33: "With twice as many processes, each has twice as much to send.",
+    34: "Gradient accumulation trains as the large batch does, in less memory.",
+    35: "Training with Adam needs 16 bytes per parameter, before the first activation.",
 }
 
 

@@ -21,7 +21,7 @@ END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 START_MARKER = re.compile(r"\*\*\*\s*START OF.*?\*\*\*", re.IGNORECASE | re.DOTALL)
 END_MARKER = re.compile(
-    r"(^\s*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?\*\*\*\s*END OF", re.IGNORECASE | re.MULTILINE
+    r"(^[ \t]*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?\*\*\*\s*END OF", re.IGNORECASE | re.MULTILINE
 )
 
 
@@ -124,10 +124,15 @@ def read_text(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}. Give the path of a text file, seen from {Path.cwd()}.")
+    raw = path.read_bytes()
+    wrong = raw.find(b"\0")  # UTF-16, which Windows calls Unicode, has zero bytes; UTF-8 text has none
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}). Save it as UTF-8 and try again.") from None
+        wrong = error.start
+    if wrong >= 0:
+        raise ValueError(f"{path} is not UTF-8 text (byte {wrong}). Save it as UTF-8 and try again.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def strip_gutenberg(text):

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +37,12 @@ def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 
 def check_sampling(temperature, top_k, top_p):
     """Raises ValueError unless these settings make a distribution."""
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: a number above 0 was expected. "
+    if not (isinstance(temperature, Real) and 1e-30 <= temperature <= 1e30):  # what float32 can divide by
+        raise ValueError(f"temperature={temperature!r}: a number above 0 was expected, from 1e-30 to 1e30. "
                          "For the single most likely token use top_k=1.")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k={top_k!r}: a whole number of at least 1, or None for all tokens, was expected.")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not (isinstance(top_p, Real) and 1e-30 <= top_p <= 1):
         raise ValueError(f"top_p={top_p!r}: a probability above 0 and up to 1, or None for all tokens, was expected.")
 
 
@@ -99,10 +100,15 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     The model's train/eval state is what it was before, whatever happens. Raises ValueError for impossible arguments.
     """
     config = model.config
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens!r}: a whole number of at least 0 was expected.")
+    if not isinstance(max_new_tokens, int) or not 0 <= max_new_tokens <= 1_000_000:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r}: a whole number from 0 to 1,000,000 was expected.")
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise ValueError(f"generator={generator!r}: torch.Generator().manual_seed(...) or None was expected.")
     check_sampling(temperature, top_k, top_p)
-    check_ids(ids[..., -config.n_positions :], "ids", config)
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+        raise ValueError(f"ids={ids!r}: a tensor (B, T) was expected; a single sequence becomes a batch of one with "
+                         "ids[None].")
+    check_ids(ids[:, -config.n_positions :], "ids", config, device=model.lm_head.weight.device)
 
     prompt, done = ids.shape[1], 0
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below

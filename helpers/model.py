@@ -160,11 +160,11 @@ class GPT(nn.Module):
 
         cache: a helpers.generation.KeyValueCache; ids are then only the tokens that it has not seen yet.
         last_only: logits (B, 1, V) of the last position alone, which is all that generation needs.
-        Raises ValueError for ids of a wrong shape, type, length or (on a CPU) range.
+        Raises ValueError for ids of a wrong shape, type, length, device or (on a CPU) range.
         """
         start = 0 if cache is None else cache.length
         look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
-        check_ids(ids, "ids", self.config, start, look)
+        check_ids(ids, "ids", self.config, start, look, self.lm_head.weight.device)
         # (T,), on the ids' own device. A cache's position is the same as start, but a tensor in a recorded step.
         positions = torch.arange(ids.shape[1], device=ids.device) + (0 if cache is None else cache.position)
 
@@ -178,7 +178,7 @@ class GPT(nn.Module):
 
         if targets is None:
             return self.lm_head(x)  # (B, T, C) -> (B, T, V)
-        check_ids(targets, "targets", self.config, start, look)
+        check_ids(targets, "targets", self.config, start, look, ids.device)
         if targets.shape != ids.shape:
             raise ValueError(f"targets have the shape {tuple(targets.shape)}, but ids {tuple(ids.shape)}: "
                              "give one target per id.")
@@ -191,8 +191,8 @@ def _embedding(rows, width):
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
-def check_ids(ids, name, config, start=0, look=True):
-    """Raises ValueError unless ids are (B, T) whole numbers that the model can read after `start` others.
+def check_ids(ids, name, config, start=0, look=True, device=None):
+    """Raises ValueError unless ids are (B, T) whole numbers that a model, on a device, can read after `start` others.
 
     look: also look at the values. On a GPU that would make the CPU wait, so forward() looks only on a CPU; train() and
     generate() look once, before they start.
@@ -201,6 +201,11 @@ def check_ids(ids, name, config, start=0, look=True):
         raise ValueError(
             f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; (B, T) of torch.int64 was expected. "
             f"A single sequence becomes a batch of one with {name}[None]."
+        )
+    if device is not None and ids.device != device:
+        raise ValueError(
+            f"{name} are on {ids.device}, the model is on {device}. Give it {name}.to(device), or move it with "
+            "model.to(device): all must be on the same device."
         )
     if not 1 <= ids.shape[1] <= config.n_positions - start:
         raise ValueError(

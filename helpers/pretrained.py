@@ -89,7 +89,8 @@ def load_huggingface_gpt2(**settings):
 
     settings go to from_pretrained, such as attn_implementation="eager".
     """
-    return AutoModelForCausalLM.from_pretrained(assets.gpt2_weights().path, local_files_only=True, **settings)
+    files = {"local_files_only": True, "use_safetensors": True}  # never a pickle
+    return AutoModelForCausalLM.from_pretrained(assets.gpt2_weights().path, **files, **settings)
 
 
 def load_gpt2():

@@ -184,10 +184,28 @@ def device_name(device):
     return {"mps": "Apple GPU (MPS)", "cpu": cpu}.get(device.type, device.type)
 
 
+def computes_like_the_cpu(device):
+    """Whether attention and its gradient come out on a device as they do on the CPU, up to rounding.
+
+    On Apple's GPUs some versions of PyTorch gave other numbers without a word; so this is tried and not assumed.
+    """
+
+    def computed(where):
+        x = torch.randn(64 * 192, generator=torch.Generator().manual_seed(0)).to(where).requires_grad_()
+        q, k, v = x.view(1, 64, 3, 2, 32).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each, as Model 5 cuts them
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return torch.cat([y.flatten(), torch.autograd.grad(y.square().sum(), x)[0]]).cpu()
+
+    return torch.allclose(computed(device), computed("cpu"), rtol=0.02, atol=0.02)  # far more than tf32 rounds
+
+
 def describe():
-    """Prints one line on what this notebook runs on."""
-    versions = f"torch {torch.__version__}; Python {platform.python_version()}"
-    print(f"Ready: {device_name(best_device())}; run size {run_size()}; {versions}")
+    """Prints one line on what this notebook runs on, and another if this device cannot be trusted."""
+    versions, device = f"torch {torch.__version__}; Python {platform.python_version()}", best_device()
+    print(f"Ready: {device_name(device)}; run size {run_size()}; {versions}")
+    if device.type != "cpu" and not computes_like_the_cpu(device):
+        print(f"WRONG NUMBERS: attention on {device_name(device)} differs from the CPU's. Update PyTorch, or set "
+              "COURSE_DEVICE=cpu and restart the kernel.")
 
 
 def show_source(*things):

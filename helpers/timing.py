@@ -70,8 +70,8 @@ def peak_memory(function, device="cpu"):
         return torch.cuda.max_memory_allocated(device) - before
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # pages that were freed but kept would be used again, and not be seen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak that Linux remembers starts again from here
-        before, _, after = STATUS.read_text(), function(), STATUS.read_text()
+        Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak that Linux remembers starts again from here
+        before, _, after = STATUS.read_text("utf-8"), function(), STATUS.read_text("utf-8")
         resident, peak = (int(re.search(rf"{n}:\s+(\d+)", s)[1]) for n, s in (("VmRSS", before), ("VmHWM", after)))
         return 1024 * (peak - resident) if torch.device(device).type == "cpu" else None
 

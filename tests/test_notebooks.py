@@ -45,7 +45,7 @@ def prose(notebook):
 
 
 def test_the_notebooks_are_there():
-    assert [name[:2] for name in NAMES] == ["00", "01", "02", "03", "04", "05", "06", "07"]
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(10)]
 
 
 def test_it_is_valid_small_and_numbered(notebook):
@@ -167,7 +167,7 @@ def test_the_package_stays_small():
         }
         numbered = [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1)]
         lines += sum(bool(line) and not line.startswith("#") and i not in docstrings for i, line in numbered)
-    assert lines < 1_800
+    assert lines < 2_050
 
 
 def test_the_table_of_claims_is_the_notebooks_own():

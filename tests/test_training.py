@@ -278,7 +278,7 @@ def test_too_little_memory_gives_advice(message):
         raise RuntimeError(message)
 
     model.transformer.h[0].mlp.register_forward_pre_hook(full)
-    with pytest.raises(RuntimeError, match="does not have enough memory for batches of 4 x 16 tokens. Halve"):
+    with pytest.raises(RuntimeError, match="does not have enough memory for 4 x 16 tokens at once. Use a shorter"):
         train(replace(CONFIG, eval_every=4), model=model)
 
 
@@ -286,7 +286,12 @@ def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
     monkeypatch.setattr(runtime, "compute_dtype", lambda device, precision: torch.float16)
     clipped = []
     real = torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, limit: clipped.append(real(p, limit)))
+
+    def clip(parameters, limit):
+        clipped.append(real(parameters, limit))
+        return clipped[-1]
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
     model, twin = new_model().eval(), new_model().eval()
     x, y = corpus.random_batch(TRAIN, 4, 16, torch.Generator().manual_seed(0))
     training.update(model, training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu"), x, y, 0.01, CLIPPED)

@@ -67,9 +67,9 @@ def main():
     target = assets.DATA / "gpt2-course"
     pretrained.to_huggingface(model.cpu().eval()).half().save_pretrained(target)
     config_file = target / "config.json"
-    settings = json.loads(config_file.read_text())
+    settings = json.loads(config_file.read_text("utf-8"))
     settings["dtype"] = "float32"  # stored in 16 bits, computed in 32
-    config_file.write_text(json.dumps(settings, indent=2) + "\n")
+    config_file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     (target / "generation_config.json").unlink(missing_ok=True)
     record = {
         "steps": best_steps,
@@ -83,7 +83,7 @@ def main():
         "history": [[step, round(loss, 4)] for step, loss in zip(history.test_step, history.test_loss)],
         "torch": torch.__version__,
     }
-    (target / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    (target / "training.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

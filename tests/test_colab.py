@@ -1,0 +1,183 @@
+"""An imitation of Colab, in which the setup cell has to make the course importable and change nothing that was there.
+
+torch and transformers are the ones that are installed here; only the versions that they report are Colab's. A real
+torch 2.11 would be gigabytes, and what counts here is what the cell does: find the course, and ask pip only for what
+is missing. ipywidgets 7.7.1 and torchinfo are really installed, from a package registry, if one can be reached.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import transformers
+
+from helpers import assets
+from scripts import publish
+
+VERSIONS = {"torch": "2.11.0+cpu", "transformers": "5.15.0"}
+WIDGETS = ["ipywidgets==7.7.1", "ipython_genutils==0.2.0"]
+SITE = Path(torch.__file__).parents[1]
+HIDDEN = {"torchinfo", "ipywidgets", "widgetsnbextension", "jupyterlab_widgets", "pip", "__pycache__", *VERSIONS}
+FAKE_PIP = '''
+import json, os, pathlib, subprocess, sys
+arguments, here = sys.argv[1:], pathlib.Path(__file__).parents[1]
+with open(os.environ["PIP_CALLS"], "a", encoding="utf-8") as file:
+    file.write(json.dumps(arguments) + "\\n")
+real = {**os.environ, "PYTHONPATH": os.environ["REAL_PIP"], "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "5"}
+done = subprocess.run([sys.executable, "-m", "pip", *arguments], env=real)
+if done.returncode:  # no registry can be reached: what is installed beside these tests takes its place
+    for name in arguments:
+        for found in pathlib.Path(os.environ["OUTER_SITE"]).glob(name.replace("-", "_") + "*"):
+            (here / found.name).symlink_to(found)
+'''
+AFTERWARDS = '''
+import importlib, importlib.metadata, json, pathlib, sys
+import google.colab, helpers, torch, transformers, numpy
+root = pathlib.Path(helpers.__file__).resolve().parents[1]
+for path in sorted((root / "helpers").rglob("*.py")):
+    importlib.import_module(".".join(path.relative_to(root).with_suffix("").parts))
+from helpers import corpus, generation
+from helpers.model import GPT, GPTConfig
+model = GPT(GPTConfig(vocab_size=4096, n_positions=16, n_embd=8, n_layer=1, n_head=1))
+text = corpus.load_tokenizer("course").encode("The Brass Yard")
+print(json.dumps({
+    "course": str(root),
+    "length": generation.generate(model, text[None], 3).shape[1] - len(text),
+    "reported": {thing.__name__: thing.__version__ for thing in (torch, transformers, numpy)},
+    "recorded": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
+}))
+'''
+
+
+def under_version(name, site):
+    """A package of SITE inside `site`, every file of it as it is, that reports and records another version."""
+    package, version = Path(sys.modules[name].__file__).parent, VERSIONS[name]
+    said = {"torch": "version.py", "transformers": "__init__.py"}[name]
+    (site / name).mkdir()
+    for path in package.iterdir():
+        if path.name not in (said, "__pycache__"):
+            (site / name / path.name).symlink_to(path)
+    text = (package / said).read_text(encoding="utf-8")
+    text, changes = re.subn(r"(?m)^(__version__ = ).*", rf"\1{version!r}", text)
+    assert changes == 1
+    (site / name / said).write_text(text, encoding="utf-8")
+    record = site / f"{name}-{version}.dist-info"
+    record.mkdir()
+    text = metadata.distribution(name).read_text("METADATA")
+    text = re.sub(r"(?m)^Version: .*", f"Version: {version}", text, count=1)
+    (record / "METADATA").write_text(text, encoding="utf-8")
+    (record / "RECORD").touch()
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory):
+    """Colab's Python with its packages, its folder content/, and a git repository as the course's address."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    folder = tmp_path_factory.mktemp("colab")
+    venv.create(folder / "env", with_pip=False)
+    where = {"base": str(folder / "env"), "platbase": str(folder / "env")}
+    site = Path(sysconfig.get_path("purelib", "venv", where))
+    try:
+        for path in SITE.iterdir():
+            if path.name.partition("-")[0] not in HIDDEN and path.suffix != ".pth":
+                (site / path.name).symlink_to(path)
+        for name in VERSIONS:
+            under_version(name, site)
+        (folder / "real_pip").mkdir()
+        import pip
+
+        (folder / "real_pip" / "pip").symlink_to(Path(pip.__file__).parent)
+    except (OSError, NotImplementedError) as error:
+        pytest.skip(f"this system makes no symbolic links: {error}")
+    for name, text in {"pip/__init__.py": "", "pip/__main__.py": FAKE_PIP, "google/colab/__init__.py": ""}.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text, encoding="utf-8")
+
+    origin = folder / "origin"
+    for name in ("helpers", "data"):
+        shutil.copytree(assets.ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__", "cache"))
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "-m", "course"]):
+        subprocess.run(["git", *command], cwd=origin, check=True)
+
+    (folder / "content").mkdir()
+    first = sorted((assets.ROOT / "notebooks").glob("01_*.ipynb"))[0]
+    (cell,) = [cell.source for cell in nbformat.read(first, 4).cells if cell.get("id") == "setup"]
+    cell = cell.replace(publish.recorded_address(assets.ROOT), origin.as_uri())
+    assert origin.as_uri() in cell
+    (folder / "cell.py").write_text(cell, encoding="utf-8")
+    (folder / "cell_and_more.py").write_text(cell + AFTERWARDS, encoding="utf-8")
+    python = sysconfig.get_path("scripts", "venv", where) + ("/python.exe" if sys.platform == "win32" else "/python")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COURSE_"))}
+    environment |= {"PIP_CALLS": str(folder / "calls"), "REAL_PIP": str(folder / "real_pip"), "OUTER_SITE": str(SITE),
+                    "COLAB_RELEASE_TAG": "release-colab", "COURSE_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    def run(*command):
+        options = {"cwd": folder / "content", "env": environment, "capture_output": True, "text": True}
+        return subprocess.run([python, *command], **options)
+
+    def calls():
+        path = folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    return folder, site, run, calls
+
+
+def contents(site):
+    """{path: time of its last change} of every file and link."""
+    found = {}
+    for folder, below, files in os.walk(site):
+        below[:] = set(below) - {"__pycache__"}
+        paths = [Path(folder, name) for name in (*files, *below)]
+        found |= {path.relative_to(site).as_posix(): path.lstat().st_mtime_ns for path in paths
+                  if path.is_symlink() or path.is_file()}
+    return found
+
+
+def test_the_setup_cell_makes_the_course_importable_and_leaves_colab_as_it_was(colab):
+    folder, site, run, calls = colab
+    before = contents(site)
+    done = run(str(folder / "cell_and_more.py"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Ready: .*torch 2\.11\.0\+cpu", done.stdout)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert Path(found["course"]) == (folder / "content" / "course").resolve() and found["length"] == 3
+    numpy = metadata.version("numpy")
+    assert found["reported"] == {**VERSIONS, "numpy": numpy} == found["recorded"]
+
+    assert calls() == [["install", "--quiet", "torchinfo"]], "only what is missing, without a version"
+    after = contents(site)
+    assert after.items() >= before.items(), "something that Colab had was changed"
+    assert all(name.startswith("torchinfo") for name in after.keys() - before.keys())
+    assert transformers.__version__ == metadata.version("transformers") != VERSIONS["transformers"]
+
+    again = run(str(folder / "cell.py"))
+    assert again.returncode == 0 and len(calls()) == 1 and contents(site) == after, "a second run changes nothing"
+
+
+def test_with_colabs_widgets_the_progress_bar_and_training_work(colab):
+    """tqdm.auto draws with ipywidgets in a notebook. The course itself needs none."""
+    folder, site, run, _ = colab
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "widgets")]
+    environment = {**os.environ, "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "5"}
+    done = subprocess.run([*command, *WIDGETS], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no package registry can be reached: {done.stderr.strip().splitlines()[-1]}")
+    for path in (folder / "widgets").iterdir():
+        shutil.move(path, site / path.name)
+    code = ("import ipywidgets, tqdm.auto, tqdm.notebook; print(ipywidgets.__version__)\n"
+            "for bar in (tqdm.auto.tqdm, tqdm.notebook.tqdm): print(list(bar(range(3))))")
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7.7.1") and done.stdout.count("[0, 1, 2]") == 2
