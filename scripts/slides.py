@@ -319,7 +319,7 @@ def outputs_of(cell) -> list[Block]:
         data = output.get("data", {})
         if "image/png" in data:
             image = f'<img src="data:image/png;base64,{"".join(data["image/png"].split())}" alt="figure: {cell.id}">'
-            blocks.append(Block(f'<div class="figure">{image}</div>', 430, "figure"))
+            blocks.append(Block(f'<div class="figure">{image}</div>', 390, "figure"))
         elif "highlight" in data.get("text/html", "") and "text/plain" in data:
             blocks.append(code_block(data["text/plain"]))
         elif "<table" in data.get("text/html", ""):

@@ -1,63 +1,66 @@
-"""Exercises of notebook 03: a clock that waits, counting FLOPs, when memory is the limit, and what a lever can give."""
+"""Exercises of notebook 03: what a clock reads, counting FLOPs, when memory is the limit, what a lever can give, and
+timing Model 5."""
 
-from statistics import median
+import statistics
+import time
+
+import numpy as np
+import torch
 
 from helpers.exercises import Exercise, NotYet, needs_answer
-from helpers.model import GPTConfig
-
-# --- a clock that waits ----------------------------------------------------------------------------------------------
+from helpers.model import GPT, GPTConfig
 
 
-def seconds_per_run(function, wait, clock):
-    """The median of five runs in seconds, after one run that does not count."""
-    function()
-    wait()
-    times = []
-    for _ in range(5):
-        start = clock()
-        function()
-        wait()
-        times.append(clock() - start)
-    return median(times)
+def _floats(answer, names):
+    """A learner's answer as so many floats; names say what they are."""
+    try:
+        found = [float(number) for number in answer]
+    except TypeError:  # a single number, or a None inside
+        found = []
+    if len(found) != len(names):
+        raise NotYet(f"Return {len(names)} numbers: {', '.join(names)}.")
+    return found
 
 
-class ToyGPU:
-    """A device that works on its own, in a time that is only counted: the first run is slow, each fourth too, and
-    now and then one is quick."""
+def _near(number, other):
+    return abs(number - other) <= 1e-6 * abs(other)
 
-    launch, usual, lucky, first, disturbed = 0.001, 0.020, 0.012, 0.500, 0.100
 
-    def __init__(self):
-        self.now, self.ready, self.calls = 0.0, 0.0, 0
+# --- what a clock reads ----------------------------------------------------------------------------------------------
 
-    def function(self):
-        self.calls += 1
-        slow, quick = self.calls % 4 == 0, self.calls % 7 == 3
-        work = self.first if self.calls == 1 else self.disturbed if slow else self.lucky if quick else self.usual
-        self.now += self.launch
-        self.ready = max(self.ready, self.now) + work
 
-    def wait(self):
-        self.now = max(self.now, self.ready)
-
-    def clock(self):
-        return self.now
+def clock_readings(n, launch, work):
+    """What a clock reads that does not wait, and one that does."""
+    without = n * launch
+    waiting = launch + n * work  # the first launch; from then on the device is never idle
+    return without, waiting
 
 
 def _test_clock(attempt):
-    toy = ToyGPU()
-    answer = needs_answer(attempt(toy.function, toy.wait, toy.clock))
-    right, runs = toy.launch + toy.usual, toy.calls
-    if runs < 4:
-        raise NotYet(f"You ran the function {runs} times. Let one run pass uncounted, then take at least three.")
-    if abs(answer - right) < 1e-9:
-        return f"{answer * 1e3:.0f} ms, although the first run takes {toy.first * 1e3:.0f} ms and each fourth one more."
-    if answer <= toy.launch + 1e-9:
-        raise NotYet(f"{answer * 1e3:.0f} ms is the time to launch the work. wait() before you read the clock again.")
-    if answer > right * runs:
-        raise NotYet(f"{answer * 1e3:.0f} ms: is the slow first run in it, or several runs? Give the seconds of one.")
-    raise NotYet(f"{answer * 1e3:.1f} ms; a usual run takes {right * 1e3:.0f} ms. Disturbed runs pull a mean up and a "
-                 "lucky one pulls a minimum down: take the median, wait() in each run, and before the first start.")
+    for n, launch, work in ((10, 0.001, 0.050), (3, 0.25, 2.0)):
+        answer = needs_answer(attempt(n, launch, work))
+        found, right = _floats(answer, ("without a wait", "with one")), clock_readings(n, launch, work)
+        if all(map(_near, found, right[::-1])):
+            raise NotYet("The other way round: first the clock that does not wait.")
+        without = {
+            launch: "One launch takes that. How many are there before the clock is read again?",
+            n * work: "Without a wait, a clock does not see the work. It sees what the CPU does.",
+            n * (launch + work): "Without a wait, a clock does not see the work. It sees what the CPU does.",
+            right[1]: "Both numbers are the one with a wait. Without it, the CPU goes on after its last launch.",
+        }
+        waiting = {
+            n * (launch + work): "The CPU and the device work at the same time: while one piece is done, the next "
+                                 "launches go on. Draw both on a line of time.",
+            n * work: "Nearly. What must happen before the device can begin with the first piece?",
+            n * launch + work: "So it is when launches take longer than the work. Here they are short: pieces pile up.",
+            n * launch: "With a wait, the clock must also see the work.",
+        }
+        for found, right, mistakes, which in zip(found, right, (without, waiting), ("without", "with")):
+            if not _near(found, right):
+                near = (text for value, text in mistakes.items() if _near(found, value))
+                raise NotYet(f"{n} pieces, a launch of {launch:g} s, work of {work:g} s each: {which} a wait you say "
+                             f"{found:g} s. " + next(near, f"It is {right:g} s."))
+    return "Without a wait the reading does not contain the work at all, whatever the work is."
 
 
 # --- counting FLOPs --------------------------------------------------------------------------------------------------
@@ -84,11 +87,13 @@ def _test_flops(attempt):
             right - attention: "Attention is missing: queries times keys, and weights times values.",
             right - attention / 2: "Half of attention is missing: there are two products with T tokens, not one.",
             right - attention + attention / L: "Attention happens in each of the L blocks.",
+            right + (config.n_head - 1) * attention: "Each head multiplies vectors of C / n_head numbers, not of C.",
             right * T: "That is the whole sequence. One token is asked for.",
         }
-        if answer != right:
-            raise NotYet(mistakes.get(answer, f"Yours is {answer:,.0f}, the count {right:,} FLOPs per token for "
-                                              f"{config.n_layer} blocks, width {C}, T = {T}."))
+        if not abs(answer - right) < 0.5:
+            near = (text for value, text in mistakes.items() if abs(answer - value) < 0.5)
+            raise NotYet(next(near, f"Yours is {answer:,.0f}, the count {right:,} FLOPs per token for "
+                                    f"{config.n_layer} blocks, width {C}, T = {T}."))
     return "Two terms: 2N with N the matrices, and 4LTC for attention."
 
 
@@ -110,10 +115,11 @@ def _test_tokens(attempt):
             2 * right: "An addition comes with each multiplication: two FLOPs per number and token.",
             peak / bandwidth: "That is FLOPs per byte. How many FLOPs does a token do with one number?",
             right / size: "The bandwidth counts bytes, and a number has several.",
+            right / size**2: "The bytes per number went to the wrong side: larger numbers take longer to read.",
             1 / right: "Turned over: more peak needs more tokens, more bandwidth fewer.",
         }
-        if abs(answer - right) > 1e-6 * right:
-            near = (text for value, text in mistakes.items() if abs(answer - value) < 1e-6 * value)
+        if not _near(answer, right):
+            near = (text for value, text in mistakes.items() if _near(answer, value))
             raise NotYet(next(near, f"For {peak:.0e} FLOP/s, {bandwidth:.0e} byte/s and {size} bytes per number it "
                                     f"is {right:,.0f} tokens; yours is {answer:,.1f}."))
     return "Below it, reading the weights takes longer than multiplying: the tokens that you add are nearly free."
@@ -139,7 +145,7 @@ def _test_lever(attempt):
             whole_speedup(share / 100, factor): "The share is a fraction: 25 % comes as 0.25.",
             1 / (1 - share + 1e-12): "The part that became faster still takes some time.",
         }
-        if abs(answer - right) > 1e-9:
+        if abs(answer - right) > 1e-6:
             near = (text for value, text in mistakes.items() if abs(answer - value) < 1e-6)
             raise NotYet(next(near, f"A part with {share:.0%} of the time, {factor:g} times faster: the whole is "
                                     f"{right:.3f} times faster; yours is {answer:.3f}."))
@@ -147,24 +153,232 @@ def _test_lever(attempt):
     return f"A part with 25% of the time, however fast it becomes, makes the whole {limit:.2f} times faster at most."
 
 
+# --- timing Model 5 --------------------------------------------------------------------------------------------------
+
+
+def time_forward(model, ids, time, wait):
+    """The lower quartile, the median and the upper quartile of the seconds of a forward pass; time: Python's module."""
+    with torch.no_grad():
+        model(ids)  # the first run does not count
+        wait()
+        times = []
+        for _ in range(11):
+            start = time.perf_counter()
+            model(ids)
+            wait()
+            times.append(time.perf_counter() - start)
+    return statistics.quantiles(times, n=4, method="inclusive")
+
+
+class ToyMachine:
+    """A CPU with a GPU whose time is only counted. It has the clocks of the module time, a queue, and a wait for it.
+
+    The first run takes its own time, usually a long one. Later a run takes about 20 ms, each fourth is disturbed, and
+    now and then one is quick.
+    """
+
+    launch, threads = 0.001, 2
+
+    def __init__(self, first=0.500):
+        self.first, self.now, self.processor, self.ready = first, 0.0, 0.0, 0.0
+        self.work, self.read, self.kept_gradients, self.read_too_early = [], set(), False, False
+
+    def run(self):
+        """Launches one run: it costs the CPU a millisecond, and the device works later."""
+        i = len(self.work)
+        usual = 0.100 if i % 4 == 3 else 0.012 if i % 7 == 5 else 0.020
+        self.work.append(self.first if i == 0 else usual + 1e-5 * (i * 37 % 101))  # no two are equal
+        self.now += self.launch
+        self.processor += self.threads * self.launch
+        self.ready = max(self.ready, self.now) + self.work[i]
+        self.kept_gradients |= torch.is_grad_enabled()
+
+    def wait(self):
+        """Returns when the queue is empty."""
+        self.now = max(self.now, self.ready)
+
+    def sleep(self, seconds):
+        """As time.sleep."""
+        self.now += seconds
+
+    def perf_counter(self):
+        """Wall time in seconds."""
+        self.read.add("wall")
+        self.read_too_early |= self.ready > self.now
+        return self.now
+
+    def perf_counter_ns(self):
+        """Wall time in nanoseconds."""
+        return round(1e9 * self.perf_counter())
+
+    def process_time(self):
+        """Processor time in seconds, of all threads."""
+        self.read.add("processor")
+        return self.processor
+
+    time, monotonic, monotonic_ns, time_ns = perf_counter, perf_counter, perf_counter_ns, perf_counter_ns
+    thread_time = process_time
+
+    def uncounted(self):
+        """How many runs may have been left out, if five or more are to count."""
+        return range(1, min(len(self.work) - 4, 21))
+
+    def readings(self, uncounted):
+        """The seconds of every run after so many, each with a wait of its own."""
+        return [self.launch + work for work in self.work[uncounted:]]
+
+
+class ToyModel(GPT):
+    """A small GPT-2 that computes as any other, and keeps a toy machine busy meanwhile."""
+
+    def __init__(self, machine):
+        super().__init__(GPTConfig(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+        self.machine = machine
+
+    def forward(self, *inputs, **options):
+        self.machine.run()
+        return super().forward(*inputs, **options)
+
+
+RULES = {"by position": lambda times, share: sorted(times)[int(share * len(times))]} | {
+    rule: lambda times, share, rule=rule: np.quantile(times, share, method=rule)
+    for rule in ("linear", "lower", "higher", "midpoint", "nearest", "weibull", "hazen", "median_unbiased")}
+QUARTILES = 0.25, 0.5, 0.75
+EARLY = ("You read a clock while the device was still busy. Is the uncounted run over before the first reading starts? "
+         "Wait for it, too.")
+
+
+def _rules(number, share, times):
+    """The rules by which a number is this quantile of the times: they differ in values in between."""
+    return {name for name, rule in RULES.items() if abs(number - rule(times, share)) < 1e-8}
+
+
+def _are_quartiles(numbers, times):
+    return all(_rules(number, share, times) for number, share in zip(numbers, QUARTILES))
+
+
+def _are_right(answers, machines):
+    """Whether the answers are the quartiles on all machines, with the same runs left out and by the same rules.
+
+    A first run that is slow on one machine and quick on the other cannot hide behind another rule on both.
+    """
+    return any(
+        all(set.intersection(*(_rules(found[i], share, machine.readings(uncounted))
+                               for found, machine in zip(answers, machines))) for i, share in enumerate(QUARTILES))
+        for uncounted in set.intersection(*(set(machine.uncounted()) for machine in machines)))
+
+
+def _first_run_counts(answers, machines):
+    rules = (_rules(found[1], 0.5, machine.readings(0)) for found, machine in zip(answers, machines))
+    return bool(set.intersection(*rules))
+
+
+def _slip(found, machine):
+    """What to say about three numbers that are not the quartiles."""
+    middle, after, ms = found[1], machine.uncounted(), f"{1e3 * found[1]:.0f} ms"
+    if middle <= machine.threads * machine.launch + 1e-8:
+        launches = f"{ms}, whatever the work is: that is what the CPU needs to launch it. "
+        if "processor" in machine.read:
+            return launches + "Section 2 says what process_time counts. Which clock tells how long you wait?"
+        return launches + "The device must have finished before you read the clock again."
+    if machine.read_too_early:
+        return EARLY
+    if any(_are_quartiles(sorted(found), machine.readings(w)) and found != sorted(found) for w in after):
+        return "The numbers are right. Give them in this order: lower quartile, median, upper quartile."
+    if any(_are_quartiles([x / 1e3 for x in found], machine.readings(w)) for w in after):
+        return "These are milliseconds. Give seconds."
+    if any(abs(middle - np.mean(machine.readings(w))) <= machine.launch for w in (0, *after)):
+        return f"{ms} is the mean: a few disturbed runs pull it up. Take the value in the middle."
+    if any(abs(middle - np.sum(machine.readings(w))) <= len(machine.work) * machine.launch for w in (0, *after)):
+        return "That is the time of all runs together. How long does one take?"
+    if abs(middle - min(machine.readings(1))) < 1e-8:
+        return "That is the smallest reading, a lucky one. Take the value in the middle."
+    right = [w for w in after if _rules(middle, 0.5, machine.readings(w))]
+    if right and any(_near(found[0], min(machine.readings(w))) for w in right):
+        return "The median is right. Smallest and largest are not the quartiles: one disturbed run decides them."
+    if right:
+        return "The median is right. The quartiles are not: a quarter of the readings is below the lower one."
+    return (f"Your median is {1e3 * middle:.1f} ms; that of the {len(machine.work) - 1} runs after the first is "
+            f"{1e3 * np.median(machine.readings(1)):.1f} ms.")
+
+
+def _toy_answer(attempt, machine):
+    """The three numbers of an attempt that has used a toy machine as it should."""
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    found = _floats(needs_answer(attempt(ToyModel(machine), ids, machine, machine.wait)),
+                    ("lower quartile", "median", "upper quartile"))
+    if len(machine.work) < 6:
+        raise NotYet(f"You ran the model {len(machine.work)} times. Let one run pass uncounted, then take at least "
+                     "five readings.")
+    if not machine.read:
+        raise NotYet("You read no clock of the check's machine. Read a clock of the argument: time.perf_counter().")
+    if machine.kept_gradients:
+        raise NotYet("These passes keep what a backward pass needs. How did section 3 switch that off?")
+    return found
+
+
+def _test_model5(attempt):
+    """Times a small model on two toy machines first, and then on this one."""
+    machines = ToyMachine(), ToyMachine(first=0.005)
+    answers = [_toy_answer(attempt, machine) for machine in machines]
+    if not _are_right(answers, machines):
+        if _first_run_counts(answers, machines):
+            raise NotYet(f"The first run, {1e3 * machines[0].readings(0)[0]:.0f} ms, is among your readings. Let it "
+                         "pass uncounted.")
+        wrong = next((i for i in (0, 1) if not _are_right(answers[i : i + 1], machines[i : i + 1])), 1)
+        raise NotYet(_slip(answers[wrong], machines[wrong]))
+    if machines[0].read_too_early:
+        raise NotYet(EARLY)
+    start = time.perf_counter()
+    _, real, _ = attempt(ToyModel(ToyMachine()), torch.zeros(2, 8, dtype=torch.int64), time, lambda: None)
+    if not 0 < real <= time.perf_counter() - start:
+        raise NotYet(f"On the toy machine it is right, but with Python's own module time you read {float(real):g} s.")
+    return (f"{1e3 * answers[0][1]:.1f} ms, although the first run takes {1e3 * machines[0].first:.0f} ms and each "
+            "fourth one is disturbed.")
+
+
 clock = Exercise(
-    "A clock that waits", 1, 8,
-    "First function() and wait(), not counted. Then at least three times: start = clock(), function(), wait(), and the "
-    "difference. statistics.median gives the median.", _test_clock, seconds_per_run,
+    "What a clock reads", 1, 5,
+    ("Draw two lines of time, one for the CPU and one for the device. Put three launches and three pieces of work on "
+     "them.",
+     "Without a wait, the clock is read after the last launch. With a wait, it is read when the device has finished "
+     "the last piece.",
+     "The device begins after the first launch. From then on it has always something to do, so it needs n times work "
+     "from there."),
+    _test_clock, clock_readings,
 )
 flops = Exercise(
     "FLOPs of a token", 2, 12,
-    "A matrix with n numbers costs 2n for each token: one multiplication and one addition per number. Add up the four "
-    "matrices of a block, times L, and the head. Then attention: each token's query meets T keys, in each block.",
+    ("Go down the table. A matrix with n numbers costs 2n for each token: one multiplication and one addition per "
+     "number.",
+     "Add up the four matrices of a block, times L, and the head once. Then attention: each token's query meets T "
+     "keys, in each block, and the T weights meet T values.",
+     "A query and a key of C numbers (all heads together) cost 2C. T keys make it 2TC, the weighted sum of T values "
+     "another 2TC, and both happen in L blocks."),
     _test_flops, flops_per_token,
 )
 tokens = Exercise(
-    "How many tokens until it computes", 2, 10,
-    "Write two times for n tokens: 2 N n / peak to multiply, N x bytes / bandwidth to read the weights. Set them "
-    "equal; N cancels.", _test_tokens, tokens_needed,
+    "How many tokens until it computes", 2, 8,
+    ("Write down two times for a pass of n tokens: one for multiplying, one for reading.",
+     "Multiplying takes 2 N n / peak seconds. Reading takes N numbers, each of some bytes, divided by the bandwidth.",
+     "Set 2 N n / peak = N * bytes / bandwidth, and solve for n. N cancels."),
+    _test_tokens, tokens_needed,
 )
 lever = Exercise(
-    "What a lever can give", 1, 6,
-    "Let the whole take 1. The rest takes 1 - share, as before. What does the part take now? The speed-up is the old "
-    "time divided by the new one.", _test_lever, whole_speedup,
+    "What a lever can give", 1, 5,
+    ("Let the whole program take the time 1. Which part of it stays as it is?",
+     "The rest takes 1 - share, as before. What does the part take now? The speed-up is the old time divided by the "
+     "new one.",
+     "The part takes share / factor now. Divide 1 by the sum of both."),
+    _test_lever, whole_speedup,
+)
+model5 = Exercise(
+    "Time Model 5", 3, 20,
+    ("Five things: nothing kept for a backward pass; one run that does not count; the right clock; a wait before each "
+     "reading of the clock; at least five readings.",
+     "with torch.no_grad(): first model(ids) and wait(), not counted. Then for each reading: start = "
+     "time.perf_counter(), model(ids), wait(), and the difference. Collect the differences in a list.",
+     "statistics.quantiles(times, n=4, method='inclusive') gives the three numbers in the right order; so does "
+     "torch.tensor(times).quantile(torch.tensor([0.25, 0.5, 0.75]))."),
+    _test_model5, time_forward,
 )

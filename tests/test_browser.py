@@ -1,0 +1,226 @@
+"""In a real browser: slides fit and need no network, notebooks run in JupyterLab, and their controls respond.
+
+Skipped where Chromium (or Chrome) and its driver are not installed.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from selenium import webdriver
+from selenium.common import exceptions
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from helpers import assets
+from scripts import clean_notebooks, slides
+
+PATHS = sorted((assets.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+IN_LAB = [path for path in PATHS if path.stem[:2] in ("01", "04")]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)
+MOVED = [exceptions.StaleElementReferenceException, exceptions.ElementClickInterceptedException]
+SMALLEST = 15  # letters on a slide, of its 720 units in height
+
+# Goes through all slides and notes for each what sticks out and how small its letters are. Fragments keep their place.
+MEASURE_SLIDES = """
+const found = [];
+for (const slide of Reveal.getSlides()) {
+  const {h, v} = Reveal.getIndices(slide);
+  Reveal.slide(h, v);
+  const body = slide.querySelector(".body"), letters = [...body.querySelectorAll("p, li, td, pre")];
+  found.push({
+    name: slide.id, page: slide.querySelector(".page").offsetHeight,
+    over: Math.max(body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth),
+    letters: Math.min(...letters.map(e => parseFloat(getComputedStyle(e).fontSize) * (e.currentCSSZoom || 1)), 99),
+    figures: [...body.querySelectorAll("img")].map(image => [image.naturalWidth, image.clientHeight]),
+  });
+}
+return found;
+"""
+
+# The numbers beside the cells: [ ] not run, [*] waiting or running, [7] done.
+PROMPTS = """return [...document.querySelectorAll(".jp-Notebook .jp-InputArea-prompt")]
+    .map(prompt => prompt.textContent.trim()).filter(text => text)"""
+ALL_HAVE_RUN = f"""
+const prompts = (() => {{ {PROMPTS} }})();
+return !prompts.some(text => text.includes("*")) && /\\d/.test(prompts.at(-1));
+"""
+
+
+def driver_path():
+    folder = os.environ.get("CHROMEWEBDRIVER")  # where GitHub's machines have it
+    return shutil.which("chromedriver", path=folder) if folder else shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program, driver = next(filter(None, map(shutil.which, BROWSERS)), None), driver_path()
+    if not program or not driver:
+        pytest.skip("Chromium and chromedriver are not installed (Debian: apt install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in (*ARGUMENTS, "--window-size=1366,768", f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
+        options.add_argument(argument)
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+# --- slides ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+def test_slides_fit_and_are_legible_without_a_network(browser, path, tmp_path):
+    page = tmp_path / "slides.html"
+    page.write_text(slides.page(nbformat.read(path, as_version=4)), encoding="utf-8")
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["http://*", "https://*"]})
+    browser.get(page.as_uri())
+    assert not browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    found = browser.execute_script(MEASURE_SLIDES)
+    assert len(found) >= 10
+    assert [slide for slide in found if slide["over"] > 1 or slide["page"] > 720] == []
+    assert [slide for slide in found if slide["letters"] < SMALLEST] == []
+    for slide in found:
+        assert all(natural > 0 and height > 230 for natural, height in slide["figures"]), slide
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_a_slide_that_does_not_fit_is_noticed(browser, tmp_path):
+    page = tmp_path / "slides.html"
+    page.write_text(slides.page(nbformat.read(PATHS[0], as_version=4)), encoding="utf-8")
+    browser.get(page.as_uri())
+    browser.execute_script("document.querySelector('.body').append(...Array.from({length: 60}, (_, i) => {"
+                           "const line = document.createElement('p'); line.textContent = i; return line; }))")
+    first = browser.execute_script(MEASURE_SLIDES)[0]
+    assert first["over"] > 1
+
+
+# --- JupyterLab ------------------------------------------------------------------------------------------------------
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """JupyterLab on copies of the notebooks without outputs, in a folder below the course: its address."""
+    (assets.ROOT / "build").mkdir(exist_ok=True)
+    folder, port, token = Path(tempfile.mkdtemp(dir=assets.ROOT / "build")), free_port(), secrets.token_hex(16)
+    for path in IN_LAB:
+        nbformat.write(clean_notebooks.clean(nbformat.read(path, as_version=4)), folder / path.name)
+    settings = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page, not only those on the screen
+    own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    environment = {**os.environ, **own, "COURSE_SIZE": "smoke", "IPYTHONDIR": str(folder / "ipython"),
+                   "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+                   "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+                   "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    address = f"http://127.0.0.1:{port}"
+    with open(folder / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for_server(f"{address}/api/status?token={token}", server, folder / "lab.log")
+            yield f"{address}/lab/tree/{{}}?token={token}&reset"
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_server(address, server, log, seconds=180):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # 127.0.0.1 needs no proxy
+    for _ in range(seconds * 5):
+        time.sleep(0.2)
+        try:
+            return opener.open(address, timeout=5)
+        except OSError:
+            assert server.poll() is None, log.read_text()
+    raise AssertionError(f"JupyterLab did not answer: {log.read_text()}")
+
+
+def with_text(browser, selector, text):
+    """The first element of that kind that is on the screen and says `text`."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".find(e => e.offsetWidth && e.textContent.includes(arguments[1]))", selector, text)
+
+
+def click_menu(browser, menu, entry):
+    wait = WebDriverWait(browser, 60, 0.2, MOVED)
+    wait.until(lambda _: (found := with_text(browser, ".lm-MenuBar-item", menu)) and (found.click() or True))
+    wait.until(lambda _: (found := with_text(browser, ".lm-Menu-item", entry)) and (found.click() or True))
+
+
+def run_all(browser, address, seconds=300):
+    """Opens a notebook, waits for its kernel, chooses Run > Run All Cells, and waits for the end or an error."""
+    browser.get(address)
+    wait = WebDriverWait(browser, seconds, 0.5)
+    wait.until(lambda _: with_text(browser, ".jp-Notebook .jp-CodeCell", ""), "the notebook did not open")
+    wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[data-status=idle]"), "no kernel")
+    click_menu(browser, "Run", "Run All Cells")
+    try:
+        wait.until(lambda _: errors(browser) or browser.execute_script(ALL_HAVE_RUN))
+    except exceptions.TimeoutException as slow:
+        raise AssertionError(f"the cells did not end: {browser.execute_script(PROMPTS)}") from slow
+
+
+def errors(browser):
+    shown = browser.find_elements(By.CSS_SELECTOR, '[data-mime-type="application/vnd.jupyter.error"]')
+    return [error.text for error in shown]
+
+
+def figures(browser, inside=".jp-Notebook"):
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter(i => i.naturalWidth * i.clientHeight > 0)"
+        ".map(i => i.src)", f"{inside} .jp-OutputArea-output img")
+
+
+def respond(browser):
+    """Moves the first slider of every view with the arrow keys, until its picture or its text is another."""
+    views = browser.find_elements(By.CSS_SELECTOR, ".course-view")
+    for view in views:
+        handle = view.find_element(By.CSS_SELECTOR, ".noUi-handle, input[type=range]")
+        picture = "return arguments[0].querySelector('.jp-OutputArea').innerHTML"
+        WebDriverWait(browser, 20).until(lambda _: browser.execute_script(picture, view))
+        before = browser.execute_script(picture, view)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
+        key = Keys.ARROW_RIGHT if handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin") else (
+            Keys.ARROW_LEFT)
+        handle.send_keys(key)
+        WebDriverWait(browser, 20).until(
+            lambda _: browser.execute_script(picture, view) not in ("", before), "a slider changed nothing")
+        assert not errors(browser)
+    return len(views)
+
+
+@pytest.mark.parametrize("path", IN_LAB, ids=[path.stem for path in IN_LAB])
+def test_a_notebook_runs_in_jupyterlab_and_its_controls_respond(browser, lab, path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    run_all(browser, lab.format(path.name))
+    assert not errors(browser)
+    assert len(figures(browser)) >= len(drawn)
+    assert re.search(r"You will often read that", browser.find_element(By.CSS_SELECTOR, ".jp-Notebook").text)
+    assert respond(browser) >= 1, "no view with a control"
