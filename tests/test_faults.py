@@ -323,7 +323,6 @@ def half_a_checkpoint(state, path):
 
 MOMENTS = {  # what is replaced, at which call, by what: the second checkpoint is written after step 8
     "half of a checkpoint is written": (torch, "save", 2, half_a_checkpoint),
-    "a checkpoint is not yet renamed": (assets.os, "replace", 4, die),  # history, checkpoint, history, checkpoint
     "a step has its gradient, no update": (torch.nn.utils, "clip_grad_norm_", 7, die),
 }
 
