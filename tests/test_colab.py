@@ -121,7 +121,8 @@ def colab(tmp_path_factory):
     python = sysconfig.get_path("scripts", "venv", where) + ("/python.exe" if sys.platform == "win32" else "/python")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COURSE_"))}
     environment |= {"PIP_CALLS": str(folder / "calls"), "REAL_PIP": str(folder / "real_pip"), "OUTER_SITE": str(SITE),
-                    "COLAB_RELEASE_TAG": "release-colab", "COURSE_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+                    "COLAB_RELEASE_TAG": "release-colab", "OMP_NUM_THREADS": "1",
+                    "COURSE_OFFLINE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
     def run(*command):
         options = {"cwd": folder / "content", "env": environment, "capture_output": True, "text": True}

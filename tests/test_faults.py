@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import functools
 import gzip
 import hashlib
 import http.server
@@ -25,6 +26,22 @@ from helpers import assets, corpus, training
 from helpers.model import GPT
 from helpers.training import CHECKPOINT, HISTORY
 from tests.test_training import CONFIG, MODEL, new_model, train, weights
+
+uninterrupted = functools.cache(train)  # a model and its history, computed once
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    train(out=folder)
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    """A folder of its own with the checkpoint and the history of a finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "trained"))
+
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows os.kill(..., SIGTERM) ends a process just as suddenly
 WINDOWS = sys.platform == "win32"
@@ -213,7 +230,7 @@ SAVE = torch.save
 
 @pytest.mark.parametrize("write", [write_to_a_full_device, write_beyond_the_limit, write_half])
 def test_a_disk_that_gets_full_in_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch, write):
-    _, whole = train()
+    _, whole = uninterrupted()
     saves = iter(range(1, 99))
     monkeypatch.setattr(torch, "save", lambda *a: (write if next(saves) == 2 else SAVE)(*a))
     said = rf"{CHECKPOINT} could not be written .*What was there before is whole. Make room"
@@ -323,7 +340,6 @@ def half_a_checkpoint(state, path):
 
 MOMENTS = {  # what is replaced, at which call, by what: the second checkpoint is written after step 8
     "half of a checkpoint is written": (torch, "save", 2, half_a_checkpoint),
-    "a checkpoint is not yet renamed": (assets.os, "replace", 4, die),  # history, checkpoint, history, checkpoint
     "a step has its gradient, no update": (torch.nn.utils, "clip_grad_norm_", 7, die),
 }
 
@@ -359,7 +375,7 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(killed, moment)
     assert len(training.load_checkpoint(folder)["history"]["train_loss"]) == 4
     left = [path for path in folder.iterdir() if path.name not in (CHECKPOINT, HISTORY)]
     assert bool(left) == ("checkpoint" in moment), "the process was not killed while it wrote"
-    whole_model, whole = train()
+    whole_model, whole = uninterrupted()
     model, history = train(model=GPT(MODEL), out=folder, resume=True)
     assert history.train_loss == whole.train_loss and history.test_loss == whole.test_loss
     assert torch.equal(weights(model), weights(whole_model))
@@ -400,13 +416,11 @@ def interrupt_when_there_is(path, kernel):
 # --- checkpoints that are not what they should be --------------------------------------------------------------------
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99, 0.99999])
-def test_a_truncated_checkpoint_is_named(tmp_path, share):
-    train(out=tmp_path)
-    whole = (tmp_path / CHECKPOINT).read_bytes()
-    (tmp_path / CHECKPOINT).write_bytes(whole[: int(share * len(whole))])
+def test_a_truncated_checkpoint_is_named(trained, share):
+    os.truncate(trained / CHECKPOINT, int(share * os.path.getsize(trained / CHECKPOINT)))
     for read in (training.load_checkpoint, training.load_trained, lambda out: train(out=out, resume=True)):
         with pytest.raises(ValueError, match=rf"(?s){CHECKPOINT} is damaged .* Delete it and train again"):
-            read(tmp_path)
+            read(trained)
 
 
 @pytest.mark.parametrize("change, said", [
@@ -414,22 +428,21 @@ def test_a_truncated_checkpoint_is_named(tmp_path, share):
     (lambda state: state["train_config"].update(optimizer="muon"), "with optimizer"),
     (lambda state: state["model_config"].update(n_expert=8), "with n_expert"),
 ])
-def test_a_checkpoint_of_a_newer_version_is_named_and_not_called_damaged(tmp_path, change, said):
-    train(out=tmp_path)
-    state = training.load_checkpoint(tmp_path)
+def test_a_checkpoint_of_a_newer_version_is_named_and_not_called_damaged(trained, change, said):
+    state = training.load_checkpoint(trained)
     change(state)
-    torch.save(state, tmp_path / CHECKPOINT)
+    torch.save(state, trained / CHECKPOINT)
     for read in (training.load_checkpoint, training.load_trained, lambda out: train(out=out, resume=True)):
         with pytest.raises(ValueError, match=rf"newer version of this course .*{said}.* git pull"):
-            read(tmp_path)
+            read(trained)
 
 
-def test_a_checkpoint_from_before_formats_had_numbers_is_read(tmp_path):
-    _, whole = train(out=tmp_path)
-    state = training.load_checkpoint(tmp_path)
+def test_a_checkpoint_from_before_formats_had_numbers_is_read(trained):
+    _, whole = uninterrupted()
+    state = training.load_checkpoint(trained)
     del state["format"], state["train_config"]["precision"], state["matmul"]
-    torch.save(state, tmp_path / CHECKPOINT)
-    assert train(replace(CONFIG, steps=14), out=tmp_path, resume=True)[1].train_loss[:12] == whole.train_loss
+    torch.save(state, trained / CHECKPOINT)
+    assert train(replace(CONFIG, steps=14), out=trained, resume=True)[1].train_loss[:12] == whole.train_loss
 
 
 class Bomb:
@@ -447,16 +460,15 @@ class Bomb:
     lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
     lambda state, path: path.write_bytes(pickle.dumps(state)),
 ], ids=["torch.save", "old torch.save", "pickle"])
-def test_a_checkpoint_runs_no_code(tmp_path, pack):
-    train(out=tmp_path)
-    state = {**training.load_checkpoint(tmp_path), "data": Bomb(tmp_path / "exploded")}
-    pack(state, tmp_path / CHECKPOINT)
+def test_a_checkpoint_runs_no_code(trained, pack):
+    state = {**training.load_checkpoint(trained), "data": Bomb(trained / "exploded")}
+    pack(state, trained / CHECKPOINT)
     with pytest.raises(ValueError, match="is damaged"):
-        train(out=tmp_path, resume=True)
-    assert not (tmp_path / "exploded").exists()
-    if zipfile.is_zipfile(tmp_path / CHECKPOINT):
-        torch.load(tmp_path / CHECKPOINT, weights_only=False)["data"].close()
-        assert (tmp_path / "exploded").exists(), "the bomb is a dud: this test shows nothing"
+        train(out=trained, resume=True)
+    assert not (trained / "exploded").exists()
+    if zipfile.is_zipfile(trained / CHECKPOINT):
+        torch.load(trained / CHECKPOINT, weights_only=False)["data"].close()
+        assert (trained / "exploded").exists(), "the bomb is a dud: this test shows nothing"
 
 
 SUFFIXES = (".py", ".ipynb")
@@ -524,7 +536,7 @@ def test_a_full_gpu_is_answered_with_the_batch_that_fits(rows, batch, said, work
 
 
 def test_a_gpu_that_gets_full_later_keeps_the_checkpoint_and_the_run_goes_on_in_parts(tmp_path, monkeypatch):
-    _, whole = train()
+    _, whole = uninterrupted()
     model, real = new_model(), training.update
     steps = iter(range(1, 99))
     monkeypatch.setattr(training, "update", lambda m, *a: real(memory_for(m, 2) if next(steps) == 7 else m, *a))
@@ -553,7 +565,7 @@ def test_a_loss_or_gradient_that_is_not_finite_names_its_step_and_never_reaches_
     assert len(saved["history"]["train_loss"]) == 4
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    _, whole = train()
+    _, whole = uninterrupted()
     assert train(model=GPT(MODEL), out=tmp_path, resume=True)[1].train_loss == whole.train_loss
 
 

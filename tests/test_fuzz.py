@@ -14,7 +14,7 @@ from tests.conftest import TINY
 from tests.test_training import train
 
 # The same inputs in every run, and no clock: a slow machine is no failure.
-settings.register_profile("course", derandomize=True, deadline=None, database=None, max_examples=150,
+settings.register_profile("course", derandomize=True, deadline=None, database=None, max_examples=100,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("course")
 
@@ -110,7 +110,7 @@ def test_ids_of_every_wrong_kind_are_refused(ids):
         generate(MODEL, ids, 3)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(arguments())
 def test_any_arguments_generate_or_are_refused(given_arguments):
     try:
