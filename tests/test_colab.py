@@ -5,6 +5,7 @@ torch 2.11 would be gigabytes, and what counts here is what the cell does: find 
 is missing. ipywidgets 7.7.1 and torchinfo are really installed, from a package registry, if one can be reached.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -95,9 +96,7 @@ def colab(tmp_path_factory):
         for name in VERSIONS:
             under_version(name, site)
         (folder / "real_pip").mkdir()
-        import pip
-
-        (folder / "real_pip" / "pip").symlink_to(Path(pip.__file__).parent)
+        (folder / "real_pip" / "pip").symlink_to(Path(importlib.util.find_spec("pip").origin).parent)
     except (OSError, NotImplementedError) as error:
         pytest.skip(f"this system makes no symbolic links: {error}")
     for name, text in {"pip/__init__.py": "", "pip/__main__.py": FAKE_PIP, "google/colab/__init__.py": ""}.items():
