@@ -186,7 +186,7 @@ def plot_attention_steps(q, k, v, labels, rows, steps=4):
     """
     T, d = k.shape
     headings = ("1 · scores q·k / √d", "2 · masked: the past only", "3 · softmax: weights", "4 · weight × value, sum")
-    grid = np.atleast_2d(new_figure(columns=4, rows=len(rows), width=16, height=1.2 + 3.4 * len(rows)))
+    grid = np.atleast_2d(new_figure(columns=4, rows=len(rows), width=15.5, height=max(4.6, 1 + 1.9 * len(rows))))
     for axes, t in zip(grid, rows):
         scores = np.asarray(k @ q[t]) / d**0.5
         weights = np.exp(scores[: t + 1] - scores[: t + 1].max())
@@ -208,7 +208,7 @@ def plot_attention_steps(q, k, v, labels, rows, steps=4):
         axes[3].axhline(T, color=BLACK, linewidth=3)
         axes[3].tick_params(axis="y", rotation=0)
         axes[3].set_xlabel(f"the {mixed.shape[1]} numbers of a vector" if t == rows[-1] else None)
-        axes[0].set_ylabel(f"{labels[t]} looks at", fontweight="bold")
+        axes[0].set_ylabel(f"{labels[t]}\nlooks at", fontweight="bold")
         for axis in axes[steps:]:
             axis.set_visible(False)
     for axis, heading in zip(grid[0], headings):
@@ -222,7 +222,7 @@ def plot_attention_steps(q, k, v, labels, rows, steps=4):
 
 def plot_shares(table, title, xlabel, unit="%"):
     """One horizontal bar per row, cut into its parts, with the numbers inside. table: {row: {part: value}}."""
-    axes, parts = new_figure(width=11.5, height=2.2 + 0.5 * len(table)), list(next(iter(table.values())))
+    axes, parts = new_figure(width=11.5, height=2.2 + 0.42 * len(table)), list(next(iter(table.values())))
     left, rows, widest = np.zeros(len(table)), list(table)[::-1], max(sum(row.values()) for row in table.values())
     for part, colour in zip(parts, (SKY, BLUE, ORANGE, PURPLE, GREEN, YELLOW)):
         values = np.array([table[row][part] for row in rows])
@@ -245,7 +245,7 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     kinds: {row: kind}; each kind has a colour and, if there are several, a line in the legend.
     """
     rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=4 * len(panels) + 1.5, height=2.2 + 0.4 * len(rows)))
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=3.4 * len(panels) + 1.5, height=2.2 + 0.4 * len(rows)))
     for axis, (label, values) in zip(axes, panels.items()):
         bars = axis.barh(rows, [values[row] for row in rows], color=[colours[kinds[row]] for row in rows])
         axis.bar_label(bars, [shown.format(values[row]) for row in rows], padding=3, fontsize=14)

@@ -10,10 +10,12 @@ every paragraph that is too long to be shown whole, is in the speaker's notes (k
 the tag "hide-input". The slides run on reveal.js, taken from the package sphinx-revealjs and written into each file.
 """
 import argparse
+import base64
 import html
 import importlib.util
 import math
 import re
+import struct
 import sys
 import textwrap
 from collections import Counter
@@ -37,6 +39,7 @@ SECONDS = {"figure": 20, "output": 10, "code": 20, "question": 30, "formula": 5}
 ROOM = 585  # height of a slide's body in units of a slide that is 1280 wide and 720 high
 WIDTH = 1180
 WORDS_SHOWN = 42  # of one paragraph; what is longer goes to the notes
+INTRODUCED = ("formula", "list", "table")  # stand on the same slide as the paragraph before them
 OUTPUT_COLUMNS = 117  # of the widest table that is legible in one piece; wider lines are wrapped
 
 LEAD = re.compile(r"\*\*.+?\*\*")
@@ -104,7 +107,8 @@ def markdown(source: str) -> str:
 def python(source: str) -> list[str]:
     """Highlighted lines of Python, each a block of its own, so that the rest of a long line can be indented."""
     lines = highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).rstrip("\n").split("\n")
-    return [f'<span class="line">{line}\n</span>' for line in lines]
+    indents = [len(line) - len(line.lstrip()) for line in (re.sub(r"<[^>]+>", "", line) for line in lines)]
+    return [f'<span class="line" style="--indent: {indent}">{line}\n</span>' for line, indent in zip(lines, indents)]
 
 
 # Prose
@@ -234,8 +238,9 @@ def shown_of(paragraph: str, after: str, exercise: bool) -> str:
         return first_sentences(paragraph)
     if after == "code":
         return paragraph if len(paragraph.split()) <= WORDS_SHOWN else ""
-    if after in ("formula", "list", "table"):
+    if after in INTRODUCED:
         sentences = SENTENCE.split(" ".join(paragraph.split()))
+        sentences = sentences[-1:] if sentences[-2:][0].startswith("(") else sentences
         shown = " ".join(sentences[-2:])
         return shown if len(shown.split()) <= WORDS_SHOWN else sentences[-1]
     return ""
@@ -276,15 +281,27 @@ def split_lines(block: Block) -> list[Block]:
             for a, b in zip(cuts, cuts[1:]) if "".join(lines[a:b]).strip()]
 
 
-def table_output(source: str) -> Block:
-    """A table of HTML; of one that is too high, every second, third, ... row."""
+def table_outputs(source: str) -> list[Block]:
+    """A table of HTML. Of one that is too high, the rows that begin in bold, or every second, third, ... row."""
     source = re.sub(r"(<t[a-z]+) [^>]*>", r"\1>", source)
     head, *rows = re.findall(r"<tr>.*?(?=<tr>|</tbody>|</thead>|</table>|$)", source, re.S)
-    heights = [34 + 27 * max(len(re.sub(r"<[^>]+>", "", cell)) // 62 for cell in row.split("<td>")) for row in rows]
-    step = next((k for k in range(1, len(rows)) if 70 + sum(heights[::k]) <= ROOM), max(1, len(rows)))
-    note = f"<p>Every {step}th row: the notebook has all {len(rows)}.</p>" if step > 1 else ""
-    return Block(f'<div class="html"><table>{head}{"".join(rows[::step])}</table>{note}</div>',
-                 70 + sum(heights[::step]), "output")
+    leading, total = [row for row in rows if row.startswith("<tr><td><b>")], len(rows)
+    if sum(map(row_height, rows)) > ROOM - 70:
+        rows = leading or next(rows[::k] for k in range(2, total + 1) if sum(map(row_height, rows[::k])) <= ROOM - 70)
+    note = f"<p>Here {len(rows)} of the {total} rows.</p>" if len(rows) < total else ""
+    blocks = [""]
+    for row in rows:
+        if blocks[-1] and row_height(blocks[-1] + row) > ROOM - 70:
+            blocks.append("")
+        blocks[-1] += row
+    return [Block(f'<div class="html"><table>{head}{shown}</table>{note}</div>', 70 + row_height(shown), "output")
+            for shown in blocks]
+
+
+def row_height(rows: str) -> float:
+    """The height of one or more rows of a table: of each, that of its longest cell."""
+    return sum(10 + 26 * math.ceil(max(len(re.sub(r"<[^>]+>", "", cell)) for cell in row.split("<td>")) / 70)
+               for row in rows.split("<tr>") if row)
 
 
 def claims_of(cell) -> list[dict]:
@@ -312,6 +329,12 @@ def first_words(text: str, limit: int = 55) -> str:
     return text if len(words) <= limit else " ".join(words[:limit]) + " …"
 
 
+def figure_height(png: str) -> float:
+    """The height that a figure needs to be legible: nearly that of its full width, if the slide is high enough."""
+    width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
+    return 0.93 * min(470, WIDTH * height / width)
+
+
 def outputs_of(cell) -> list[Block]:
     """The outputs of a code cell: figures, printed text, shown source code, tables."""
     blocks = []
@@ -319,11 +342,11 @@ def outputs_of(cell) -> list[Block]:
         data = output.get("data", {})
         if "image/png" in data:
             image = f'<img src="data:image/png;base64,{"".join(data["image/png"].split())}" alt="figure: {cell.id}">'
-            blocks.append(Block(f'<div class="figure">{image}</div>', 390, "figure"))
+            blocks.append(Block(f'<div class="figure">{image}</div>', figure_height(data["image/png"]), "figure"))
         elif "highlight" in data.get("text/html", "") and "text/plain" in data:
             blocks.append(code_block(data["text/plain"]))
         elif "<table" in data.get("text/html", ""):
-            blocks.append(table_output(data["text/html"]))
+            blocks += table_outputs(data["text/html"])
         elif (text := output.get("text") or data.get("text/plain", "")).strip():
             blocks.append(output_block(text))
     return blocks
@@ -402,7 +425,7 @@ def conclude(slide: Slide, source: str, announces: bool) -> tuple[list[Block], l
     """Puts what is seen under the slide that shows it, after a click; returns what the rest of the cell gives."""
     first, _, rest = source.partition("\n\n")
     seen = " ".join(SEEN.sub("", first).split())
-    shown = first_sentences(seen, 32 if any(block.kind == "figure" for block in slide.blocks) else 55)
+    shown = first_sentences(seen, 40 if any(block.kind == "figure" for block in slide.blocks) else 55)
     if kind_of(first) == "text" and "\n- " not in first:
         slide.blocks.append(text_block(shown, fragment=True))
         slide.blocks[-1].html = slide.blocks[-1].html.replace('class="text"', 'class="seen"', 1)
@@ -420,7 +443,9 @@ def place(blocks: list[Block], slides: list[Slide], name: str) -> None:
             headings = all(other.kind == "heading" for other in slides[-1].blocks)
             full = used + part.height > ROOM or part.kind == "heading"
             if full and slides[-1].blocks and not headings:
-                slides.append(Slide(name, slides[-1].section))
+                before = slides[-1].blocks
+                alone = part.kind in INTRODUCED and before[-1].kind == "text" and len(before) > 1
+                slides.append(Slide(name, slides[-1].section, [before.pop()] if alone else []))
             slides[-1].blocks.append(part)
 
 

@@ -210,12 +210,24 @@ def test_long_code_long_lists_and_long_output_are_cut_and_nothing_is_lost():
     assert [slide.name for slide in rows] == ["cell", "cell~2", "cell~3"]
 
 
-def test_a_table_of_html_shows_as_many_rows_as_fit():
-    rows = "".join(f"<tr><td style='color:red'>row {i}</td></tr>" for i in range(40))
+def html_table(rows):
+    rows = "".join(f"<tr><td style='color:red'>{row}</td></tr>" for row in rows)
     table = f"<table><thead><tr><th>head</th></tr></thead><tbody>{rows}</tbody></table>"
-    (slide,) = made(code("table()", new_output("display_data", {"text/html": table}), tags=["hide-input"]))
-    assert "row 0" in text_of(slide) and "row 1<" not in slide.blocks[0].html and "has all 40" in text_of(slide)
+    return made(code("table()", new_output("display_data", {"text/html": table}), tags=["hide-input"]))
+
+
+def test_a_table_of_html_shows_as_many_rows_as_fit():
+    (slide,) = html_table(f"row {i}" for i in range(40))
+    assert "row 0" in text_of(slide) and "row 1<" not in slide.blocks[0].html and "of the 40 rows" in text_of(slide)
     assert sum(block.height for block in slide.blocks) <= slides.ROOM and "style" not in slide.blocks[0].html
+    (whole,) = html_table(f"row {i}" for i in range(9))
+    assert all(f"row {i}" in text_of(whole) for i in range(9)) and "of the" not in text_of(whole)
+
+
+def test_a_high_table_of_html_shows_the_first_row_of_each_group():
+    found = html_table(f"{'<b>' if i % 5 == 0 else ''}row {i}: " + "long text " * 30 for i in range(40))
+    text = "".join(map(text_of, found))
+    assert len(found) > 1 and all((f"row {i}:" in text) == (i % 5 == 0) for i in range(40))
 
 
 def test_prose_without_anything_to_show_is_said_on_the_next_slide():
