@@ -168,7 +168,7 @@ def test_the_package_stays_small():
         }
         numbered = [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1)]
         lines += sum(bool(line) and not line.startswith("#") and i not in docstrings for i, line in numbered)
-    assert lines < 2_050
+    assert lines < 2_500
 
 
 def test_the_table_of_claims_is_the_notebooks_own():
