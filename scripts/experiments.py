@@ -275,11 +275,12 @@ def train_by_epochs(model, windows, test, config):
                         generator=torch.Generator().manual_seed(config.seed))
     runtime.seed_everything(config.seed)
     batches = (rows for _ in range(config.steps) for rows in loader)  # more epochs than will be needed
+    most = config.eval_tokens + 1 if test.ndim == 1 else max(1, config.eval_tokens // config.context)
     model.train()
     for step in range(config.steps + 1):
         if step % config.eval_every == 0 or step == config.steps:
             history.test_step.append(step)
-            history.test_loss.append(mean_loss(model, test, config))
+            history.test_loss.append(mean_loss(model, test[:most], config))
         if step < config.steps:
             rows, rate = next(batches).to(device), config.learning_rate_at(step)
             loss = training.update(model, optimizer, scaler, rows[:, :-1], rows[:, 1:], rate, config)
