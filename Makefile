@@ -46,7 +46,7 @@ notebooks-clean: $(STAMP)
 
 test: export COURSE_SIZE := smoke
 test: $(STAMP)
-	$(VENV_PYTHON) -m pytest tests notebooks --nbmake
+	$(VENV_PYTHON) -m pytest tests notebooks --nbmake $(ARGS)
 
 bench: $(STAMP)
 	$(VENV_PYTHON) benchmarks/bench.py $(ARGS)
