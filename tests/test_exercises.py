@@ -38,7 +38,8 @@ def test_every_notebook_has_exercises_from_a_warm_up_to_a_challenge():
             assert len(own) == 1
             continue
         assert len(own) >= (3 if module == "nb08" else 4), module
-        assert min(exercise.minutes for exercise in own) <= 5 and max(exercise.minutes for exercise in own) >= 15, module
+        minutes = [exercise.minutes for exercise in own]
+        assert min(minutes) <= 5 and max(minutes) >= 15, module
         assert {exercise.difficulty for exercise in own} == {1, 2, 3}, module
 
 
