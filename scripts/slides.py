@@ -98,9 +98,14 @@ def mathml(formula: str, display: str) -> str:
     return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|tanh)</mi>)(?=<m(?!o|row><mo))", r'\1<mspace width="0.17em"/>', text)
 
 
+def with_mathml(source: str) -> str:
+    """Markdown as HTML, its formulas in MathML."""
+    return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+
+
 def markdown(source: str) -> str:
     """Markdown as HTML; a link to another file of the course keeps its text only."""
-    text = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+    text = with_mathml(source)
     return re.sub(r'<a href="(?!https?://)[^"]*">(.*?)</a>', r"\1", text, flags=re.S)
 
 
