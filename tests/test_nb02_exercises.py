@@ -26,6 +26,11 @@ def plain(module, device, wanted=lambda tensor, device: tensor.device.type != de
     return found
 
 
+def registered(module, device):
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, tensor in tensors if tensor.device.type != device]
+
+
 # --- an attention of one's own
 
 
@@ -56,6 +61,21 @@ def view_alone(x, n_head):
 
 def straight(heads):
     return heads.reshape(2, 7, 24)
+
+
+def reordered(*order):
+    """An attempt at the forward pass of attention that takes c_attn's three parts in another order."""
+    def attempt(self, x):
+        thirds = self.c_attn(x).chunk(3, dim=-1)
+        q, k, v = (attention.split_heads(thirds[i], self.n_head) for i in order)
+        return self.c_proj(attention.merge_heads(attention.attention(q, k, v)))
+    return attempt
+
+
+def detached_projection(self, x):
+    q, k, v = (attention.split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
+    merged = attention.merge_heads(attention.attention(q, k, v))
+    return F.linear(merged, self.c_proj.weight.detach(), self.c_proj.bias)
 
 
 def mask_on_the_cpu(self, x):
@@ -124,6 +144,11 @@ def by_data(model):
     return model
 
 
+def replaced(model):
+    model.lm_head = model.transformer.wte
+    return model
+
+
 def copied(model):
     with torch.no_grad():
         model.lm_head.weight.copy_(model.transformer.wte.weight)
@@ -157,6 +182,9 @@ WRONG = {
         (lambda module, device: [*plain(module, device), "masks.0"], "There is no stray attribute"),
         (lambda module, device: [module.scale, *module.masks], "not the tensors"),
         (lambda module, device: ["norm.beta", "masks"], "a plain one"),
+        (registered, "(parameters and buffers do follow the model; look among the plain attributes)"),
+        (lambda module, device: [name for name, _ in module.named_buffers()], "do. Look among the plain attributes."),
+        (lambda module, device: len(plain(module, device)), "Return a list of names."),
     ],
     "attend": [
         (attend_with(attend=weighing(lambda scores: scores.softmax(-1))), "later ones"),
@@ -176,6 +204,17 @@ WRONG = {
         (lambda self, x: self.c_proj(x), "largest difference"),
         (lambda self, x: nb02.attention_forward(self, x).detach(), "no gradient"),
         (mask_on_the_cpu, "device=x.device"),
+        (attend_with(merge=lambda heads: attention.merge_heads(heads).detach()), "c_attn gets no gradient, or another"),
+        (attend_with(attend=weighing(lambda scores: masked(scores).softmax(-1).detach())), "was detached on the way"),
+        (attend_with(attend=lambda q, k, v: attention.attention(q, k, v.detach())), "c_attn gets no gradient"),
+        (lambda self, x: nb02.attention_forward(self, x.detach()), "but x gets no gradient"),
+        (detached_projection, "c_proj gets no gradient"),
+        (lambda self, x: nb02.attention_forward(self, x) + x, "in the block (section 2)"),
+        *((attend_with(split=lambda x, nh: x, merge=lambda x: x,
+                       attend=weighing(lambda scores: masked(scores).softmax(-1), divisor=divisor)),
+           "one head of full width") for divisor in (None, 1, math.sqrt(8))),
+        *((reordered(*order), "The order is Q, K, V.") for order in ((0, 2, 1), (2, 0, 1), (2, 1, 0))),
+        *((reordered(*order), "order in the fused matrix is Q, K, V.") for order in ((1, 0, 2), (1, 2, 0))),
     ],
     "parts": [
         *((model_with(block=slip), sentence) for sentence, slip in nb02.block_slips().items()),
@@ -194,12 +233,16 @@ WRONG = {
         (through_the_embedding, "Another model may be untied"),
         (forgets_the_device, "embedding got tensors on two devices"),
         (shifts_by_a_matrix, "Exercise 1"),
+        (lambda model, ids: model(ids), "the blocks are still closed"),
+        (model_with(block=lambda block, x: block(x)), "call block.attn and block.mlp yourself"),
+        (model_with(block=lambda block, x: block.forward(x)), "the blocks are still closed"),
     ],
     "tied": [
         (tie_with(nn.Parameter), "share their memory"),
         (by_data, "share their memory"),
         (tie_with(lambda weight: nn.Parameter(weight.detach().clone())), "A copy"),
         (copied, "A copy"),
+        (replaced, "You replaced the module"),
         (lambda model: model, "the same numbers."),
         (lambda model: GPT(nb02.SMALL), "numbers are lost"),
         (the_other_way, "numbers are lost"),
@@ -232,7 +275,7 @@ RIGHT = [
     ("strays", lambda module, device: (name for name in plain(module, device))),
     ("attend", attend_with(attend=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True))),
     ("attend", attend_with()),
-    ("parts", model_with(block=lambda block, x: block(x))),
+    ("parts", model_with()),
     ("parts", model_with(finish=lambda logits: logits.double())),
     ("parts", raw_tensors),
     ("tied", lambda model: nb02.tie(copy.deepcopy(model))),

@@ -4,14 +4,16 @@ from its parts, tied weights."""
 import contextlib
 import math
 import types
+from unittest import mock
 
 import torch
 import torch.nn as nn
 from torch.overrides import TorchFunctionMode
 
+from helpers import attention
 from helpers.exercises import Exercise, NotYet, needs_answer
 from helpers.exercises.nb01 import multi_head_slips, name_the_nan, name_the_slip, numbers, same
-from helpers.model import GPT, CausalSelfAttention, GPTConfig
+from helpers.model import GPT, Block, CausalSelfAttention, GPTConfig
 
 SMALL = GPTConfig(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=3)
 
@@ -110,11 +112,14 @@ def stray_tensors(module, device):
 def _test_strays(attempt):
     expected = {"scale", "masks", "norm.beta"}
     answer = needs_answer(attempt(LeakyEmbedding(20, 8, 6).to("meta"), "meta"))
+    if isinstance(answer, (int, float)):
+        raise NotYet("Return a list of names.")
     answer = {answer} if isinstance(answer, str) else {*answer}
     if any(not isinstance(name, str) for name in answer):
         raise NotYet('Return the names of the attributes, such as "part.table", not the tensors themselves.')
     if innocent := answer & {"wte.weight", "positions", "norm.gamma", "wte", "norm"}:
-        raise NotYet(f"{sorted(innocent)} followed .to(): parameters, buffers and submodules do.")
+        plain = "" if answer & expected else " Look among the plain attributes."
+        raise NotYet(f"{sorted(innocent)} followed .to(): parameters, buffers and submodules do.{plain}")
     if "beta" in answer:
         raise NotYet('A name begins with the path to its submodule: "norm.beta", not "beta".')
     if strange := {name for name in answer if name not in expected}:
@@ -122,7 +127,9 @@ def _test_strays(attempt):
                      "attribute; at the top it is the attribute alone, and a list has one name.")
     if missing := expected - answer:
         where = "in a submodule" if "norm.beta" in missing else "in a list" if "masks" in missing else "a plain one"
-        raise NotYet(f"{len(missing)} of {len(expected)} stray attributes are not in your answer, one of them {where}.")
+        nothing = "" if answer else " (parameters and buffers do follow the model; look among the plain attributes)"
+        raise NotYet(f"{len(missing)} of {len(expected)} stray attributes are not in your answer, one of them "
+                     f"{where}{nothing}.")
     if found := {*attempt(LeakyEmbedding(20, 8, 6), "cpu")}:
         raise NotYet(f"On the CPU, where it was made, this module has no stray tensor; yours finds {sorted(found)}. "
                      "A torch.device never equals a name: compare tensor.device.type with device.")
@@ -145,22 +152,59 @@ def attention_forward(self, x):
     return self.c_proj(merged)
 
 
+def forward_slips(module, x):
+    """What the forward pass of attention gives with typical slips: [(sentence, (B, T, C))]."""
+    weights = (module.c_attn.weight, module.c_attn.bias, module.c_proj.weight, module.c_proj.bias)
+    slips = multi_head_slips(x, *weights, module.n_head)
+    q, k, v = module.c_attn(x).chunk(3, dim=-1)  # three times (B, T, C)
+
+    def one_head(factor):  # helpers.attention divides by sqrt(C)
+        return module.c_proj(attention.attention(q * factor, k, v))
+
+    def heads(*qkv):
+        q, k, v = (attention.split_heads(part, module.n_head) for part in qkv)
+        return module.c_proj(attention.merge_heads(attention.attention(q, k, v)))
+
+    full_width = "That is one head of full width. Split Q, K and V into heads first."
+    order = "The order is Q, K, V. You take the three parts of c_attn's result in another one."
+    return [
+        *((sentence.replace("(notebook 02)", "(section 2)"), result) for sentence, result in slips),
+        (full_width, one_head(math.sqrt(module.n_head))),  # divided by sqrt(hs)
+        (full_width, one_head(math.sqrt(x.shape[-1]))),  # not divided
+        (order, heads(q, v, k)),
+        (order, heads(v, q, k)),
+        (order, heads(v, k, q)),
+    ]
+
+
+def _gradients(result, module, x):
+    """The gradients of c_attn's weight, c_proj's weight and x, by name; None where there is none."""
+    sources = {"c_attn": module.c_attn.weight, "c_proj": module.c_proj.weight, "x": x}
+    weighted = result * torch.linspace(-1, 1, result.numel()).view_as(result)  # another number for each output
+    return dict(zip(sources, torch.autograd.grad(weighted.sum(), [*sources.values()], allow_unused=True)))
+
+
 def _test_attention(attempt):
     module = disturbed(CausalSelfAttention(SMALL))
-    x = torch.randn(2, 7, SMALL.n_embd)
+    x = torch.randn(2, 7, SMALL.n_embd, requires_grad=True)
     result = needs_answer(attempt(module, x.clone()))
     answer, right = numbers(result), module(x).detach()
     if answer.shape != x.shape:
         raise NotYet(f"x has the shape {tuple(x.shape)}, and so must the result; yours has {tuple(answer.shape)}.")
     name_the_nan(answer)
-    weights = (module.c_attn.weight, module.c_attn.bias, module.c_proj.weight, module.c_proj.bias)
-    name_the_slip(answer, multi_head_slips(x, *weights, module.n_head))
+    with torch.no_grad():
+        name_the_slip(answer, forward_slips(module, x))
     if not same(answer, right):
         raise NotYet(f"For x of shape {tuple(x.shape)} and {module.n_head} heads the largest difference from the "
                      f"reference is {(answer - right).abs().max():.2g}. Print the shape after each step: "
                      "view(B, T, nh, hs) comes before transpose(1, 2); merging undoes both in reverse order.")
     if not result.requires_grad:
         raise NotYet("The numbers are right, but no gradient flows back. Stay with torch operations, without detach.")
+    gradients, right_gradients = _gradients(result, module, x), _gradients(module(x), module, x)
+    for name, gradient in gradients.items():
+        if gradient is None or not same(gradient, right_gradients[name]):
+            raise NotYet(f"The numbers are right, but {name} gets no gradient, or another one than the helper's: "
+                         "something was detached on the way.")
     elsewhere = CausalSelfAttention(SMALL).to("meta"), torch.zeros(1, 3, SMALL.n_embd, device="meta")
     try:
         with OneDevice():
@@ -229,6 +273,18 @@ def normed_stream(block, x):
     return x + block.mlp(x)
 
 
+def no_first_sum(block, x):
+    """The slip of handing on what attention gives, without x."""
+    x_att = block.attn(block.ln_1(x))
+    return x_att + block.mlp(block.ln_2(x_att))
+
+
+def with_parts(block, x, ln_1, attn, ln_2, mlp):
+    """A pre-norm block with other parts of it, by name, in the places of its own."""
+    names = {"ln_1": ln_1, "attn": attn, "ln_2": ln_2, "mlp": mlp}
+    return pre_norm(types.SimpleNamespace(**{place: getattr(block, name) for place, name in names.items()}), x)
+
+
 def block_slips():
     """A block with a typical slip each: {sentence: block, x -> what it gives}."""
     return {
@@ -245,11 +301,17 @@ def block_slips():
             lambda block, x: x + block.mlp(block.ln_2(x + block.attn(block.ln_1(x)))),
         "Your blocks have no sum around the MLP: x_ff = x_att + ...":
             lambda block, x: block.mlp(block.ln_2(x + block.attn(block.ln_1(x)))),
+        "Your blocks have no sum around attention: x_att = x + ...": no_first_sum,
+        "Each norm stands before its own part: ln_1 before attention, ln_2 before the MLP.":
+            lambda block, x: with_parts(block, x, "ln_2", "attn", "ln_1", "mlp"),
+        "Attention comes first, then the MLP.":
+            lambda block, x: with_parts(block, x, "ln_2", "mlp", "ln_1", "attn"),
+        "Attention comes first, then the MLP. And ln_1 is attention's norm, ln_2 the MLP's.":
+            lambda block, x: with_parts(block, x, "ln_1", "mlp", "ln_2", "attn"),
         "Your blocks have no MLP.": lambda block, x: x + block.attn(block.ln_1(x)),
         "Your blocks have no attention.": lambda block, x: x + block.mlp(block.ln_2(x)),
         "Your blocks use ln_1 twice. The MLP has its own norm, ln_2.":
-            lambda block, x: pre_norm(types.SimpleNamespace(ln_1=block.ln_1, ln_2=block.ln_1, attn=block.attn,
-                                                            mlp=block.mlp), x),
+            lambda block, x: with_parts(block, x, "ln_1", "attn", "ln_1", "mlp"),
     }
 
 
@@ -309,6 +371,10 @@ def _test_parts(attempt):
     except Exception as error:
         raise NotYet(f"The numbers are right on the CPU. On a second device it stops: {error} "
                      "Which tensor do you make yourself? Exercise 1 has the cure.") from None
+    with mock.patch.object(Block, "forward", lambda block, x, cache=None: x):  # a closed block then does nothing
+        opened = same(numbers(attempt(model, ids.clone())), right)
+    if not opened:
+        raise NotYet("The numbers are right, but the blocks are still closed: call block.attn and block.mlp yourself.")
     return "These are all the sums of GPT-2's forward pass, for any number of blocks and on any device."
 
 
@@ -329,6 +395,8 @@ def _test_tie(attempt):
     if model is None and given.lm_head.weight is given.transformer.wte.weight:
         raise NotYet("They are tied. Now return the model, so that the check can see it.")
     model = needs_answer(model)
+    if not isinstance(model.lm_head, nn.Linear):
+        raise NotYet("You replaced the module. lm_head stays a Linear layer; only its weight becomes the embedding's.")
     embedding, head = model.transformer.wte.weight, model.lm_head.weight
     if embedding is not head:
         if embedding.data_ptr() == head.data_ptr():
