@@ -38,6 +38,15 @@ def waits_only_after_the_last(model, ids, time, wait):
     return [(time.perf_counter() - start) / 9] * 3
 
 
+def times_all_together(model, ids, time, wait):
+    with torch.no_grad():
+        model(ids), wait()
+        start = time.perf_counter()
+        for _ in range(9):
+            model(ids), wait()
+    return [time.perf_counter() - start] * 3
+
+
 def forgets_to_wait_for_the_first(model, ids, time, wait):
     with torch.no_grad():
         model(ids)
@@ -77,7 +86,14 @@ WRONG = {
         (lambda c, T: flops(c, T) + 2 * c.vocab_size * c.n_embd, "A look-up multiplies nothing"),
         (lambda c, T: flops(c, T) + 2 * c.n_positions * c.n_embd, "position embedding"),
         (lambda c, T: flops(c, 0), "Attention is missing"),
-        (lambda c, T: flops(c, T // 2) if T > 7 else flops(c, T), "Half of attention"),
+        (lambda c, T: flops(c, T // 2), "Half of attention"),
+        (lambda c, T: flops(c, T / 2), "no half for the mask"),
+        (lambda c, T: flops(c, T / c.n_head), "do not divide by n_head"),
+        (lambda c, T: flops(c, T) - 2 * c.n_layer * c.n_embd**2, "missing in each block: attn.c_proj"),
+        (lambda c, T: flops(c, T) - 8 * c.n_layer * c.n_embd**2, "The MLP has two matrices"),
+        (lambda c, T: flops(c, T) + 2 * (c.n_layer - 1) * c.vocab_size * c.n_embd, "not in every block"),
+        (lambda c, T: 3 * flops(c, T), "Forward only: the factor 3"),
+        (lambda c, T: 2.5 * flops(c, T), "2.5 times the count. Per block: 3C^2 + C^2 + 4C^2 + 4C^2 numbers"),
         (lambda c, T: flops(c, 0) + 4 * T * c.n_embd, "each of the L blocks"),
         (all_heads_full, "C / n_head"),
         (lambda c, T: flops(c, T) / 2, "addition"),
@@ -90,6 +106,7 @@ WRONG = {
         (lambda peak, bandwidth, size: peak / (2 * bandwidth), "counts bytes"),
         (lambda peak, bandwidth, size: peak / (2 * size * bandwidth), "wrong side"),
         (lambda peak, bandwidth, size: 2 * bandwidth / (peak * size), "Turned over"),
+        (lambda peak, bandwidth, size: peak * 4 / (2 * bandwidth), "4 bytes per number only"),
         (lambda peak, bandwidth, size: 17.0, "it is"),
     ],
     "lever": [
@@ -99,6 +116,10 @@ WRONG = {
         (lambda share, factor: factor, "the rest do"),
         (lambda share, factor: 1 / (1 - share) if share < 1 else 2.0, "still takes"),
         (lambda share, factor: nb03.whole_speedup(share / 100, factor), "is a fraction"),
+        (lambda share, factor: 1 / (1 - share + share * factor), "not share * factor"),
+        (lambda share, factor: factor / share, "two parts"),
+        (lambda share, factor: 1 / (1 - share / factor), "two parts"),
+        (lambda share, factor: nb03.whole_speedup(share, max(factor, 1)), "made 0.5 times as fast"),
         (lambda share, factor: 1.0, "the whole is"),
     ],
     "model5": [
@@ -108,13 +129,15 @@ WRONG = {
         (forgets_to_wait_for_the_first, "still busy"),
         (timed(lambda times: [statistics.mean(times)] * 3), "is the mean"),
         (timed(mean_and_deviation), "is the mean"),
-        (waits_only_after_the_last, "is the mean"),
+        (waits_only_after_the_last, "in the middle. Read the clock before and after each pass."),
+        (times_all_together, "How long does one take? Read the clock before and after each pass."),
         (timed(lambda times: [min(times)] * 3), "a lucky one"),
         (timed(lambda times: [sum(times)] * 3), "all runs together"),
         (timed(lambda times: (min(times), statistics.median(times), max(times))), "not the quartiles"),
         (timed(lambda times: [statistics.median(times)] * 3), "The quartiles are not"),
         (timed(lambda times: [statistics.quantiles(times, n=4)[i] for i in (1, 0, 2)]), "in this order"),
         (timed(lambda times: [1e3 * x for x in statistics.quantiles(times, n=4)]), "milliseconds"),
+        (timed(clock="perf_counter_ns"), "Nanoseconds: give seconds."),
         (timed(lambda times: statistics.median(times)), "Return 3 numbers"),
         (timed(counted=1, summary=lambda times: times * 3), "2 times"),
         (timed(keep=True), "keep what a backward pass needs"),

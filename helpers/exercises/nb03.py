@@ -75,7 +75,9 @@ def flops_per_token(config, T):
 
 
 def _test_flops(attempt):
-    for config, T in ((GPTConfig(), 1024), (GPTConfig(n_layer=3, n_embd=96, n_head=4, vocab_size=500), 7)):
+    # The first has no two numbers alike (GPT-2 small has as many blocks as heads), so each slip has its own value.
+    small = GPTConfig(n_layer=5, n_embd=96, n_head=6, vocab_size=700, n_positions=64)
+    for config, T in ((small, 40), (GPTConfig(), 1024)):
         answer, right = needs_answer(attempt(config, T)), flops_per_token(config, T)
         C, L, V, P = config.n_embd, config.n_layer, config.vocab_size, config.n_positions
         attention = 4 * L * T * C
@@ -85,15 +87,23 @@ def _test_flops(attempt):
             right + 2 * V * C: "Is the embedding counted as well as the head? A look-up multiplies nothing.",
             right + 2 * P * C: "The position embedding is looked up and added; it multiplies nothing.",
             right - attention: "Attention is missing: queries times keys, and weights times values.",
-            right - attention / 2: "Half of attention is missing: there are two products with T tokens, not one.",
+            right - attention / 2: "Half of attention is missing: there are two products with T tokens, not one. "
+                                   "And no half for the mask: count all T keys.",
             right - attention + attention / L: "Attention happens in each of the L blocks.",
+            right - attention + attention / config.n_head: "All heads together multiply C numbers, so do not divide by "
+                                                           "n_head.",
             right + (config.n_head - 1) * attention: "Each head multiplies vectors of C / n_head numbers, not of C.",
+            right - 2 * L * C * C: "A matrix of C x C is missing in each block: attn.c_proj.",
+            right - 2 * L * 4 * C * C: "The MLP has two matrices of 4C x C in each block: c_fc and c_proj.",
+            right + 2 * (L - 1) * V * C: "The head comes once, after the last block. It is not in every block.",
+            right * 3: "Forward only: the factor 3 is for training, with a backward pass.",
             right * T: "That is the whole sequence. One token is asked for.",
         }
         if not abs(answer - right) < 0.5:
             near = (text for value, text in mistakes.items() if abs(answer - value) < 0.5)
-            raise NotYet(next(near, f"Yours is {answer:,.0f}, the count {right:,} FLOPs per token for "
-                                    f"{config.n_layer} blocks, width {C}, T = {T}."))
+            raise NotYet(next(near, f"Yours is {answer:,.0f}, the count {right:,} FLOPs per token for {L} blocks, "
+                                    f"width {C}, T = {T}: {answer / right:.4g} times the count. Per block: 3C^2 + C^2 "
+                                    "+ 4C^2 + 4C^2 numbers, each 2 FLOPs; the head once; forward only."))
     return "Two terms: 2N with N the matrices, and 4LTC for attention."
 
 
@@ -109,7 +119,7 @@ def tokens_needed(peak, bandwidth, bytes_per_number):
 
 
 def _test_tokens(attempt):
-    for peak, bandwidth, size in ((1e12, 1e11, 4), (4e14, 2e12, 2)):
+    for peak, bandwidth, size in ((1e12, 1e11, 8), (1e12, 1e11, 4), (4e14, 2e12, 2)):
         answer, right = needs_answer(attempt(peak, bandwidth, size)), tokens_needed(peak, bandwidth, size)
         mistakes = {
             2 * right: "An addition comes with each multiplication: two FLOPs per number and token.",
@@ -117,6 +127,7 @@ def _test_tokens(attempt):
             right / size: "The bandwidth counts bytes, and a number has several.",
             right / size**2: "The bytes per number went to the wrong side: larger numbers take longer to read.",
             1 / right: "Turned over: more peak needs more tokens, more bandwidth fewer.",
+            tokens_needed(peak, bandwidth, 4): "Right for 4 bytes per number only: use bytes_per_number.",
         }
         if not _near(answer, right):
             near = (text for value, text in mistakes.items() if _near(answer, value))
@@ -135,6 +146,7 @@ def whole_speedup(share, factor):
 
 
 def _test_lever(attempt):
+    two_parts = "The new time has two parts: the rest, 1 - share, and the part, share / factor."
     for share, factor in ((0.25, 8.0), (0.6, 3.0), (1.0, 2.0), (0.3, 0.5)):
         answer, right = needs_answer(attempt(share, factor)), whole_speedup(share, factor)
         mistakes = {
@@ -144,11 +156,15 @@ def _test_lever(attempt):
             factor: "All of the program would have to become faster for that. What does the rest do meanwhile?",
             whole_speedup(share / 100, factor): "The share is a fraction: 25 % comes as 0.25.",
             1 / (1 - share + 1e-12): "The part that became faster still takes some time.",
+            1 / (1 - share + share * factor): "A part that is factor times as fast takes share / factor, not share * "
+                                              "factor.",
+            factor / share: two_parts,
+            1 / (1 - share / factor): two_parts,
         }
         if abs(answer - right) > 1e-6:
             near = (text for value, text in mistakes.items() if abs(answer - value) < 1e-6)
-            raise NotYet(next(near, f"A part with {share:.0%} of the time, {factor:g} times faster: the whole is "
-                                    f"{right:.3f} times faster; yours is {answer:.3f}."))
+            raise NotYet(next(near, f"A part with {share:.0%} of the time, made {factor:g} times as fast: the whole "
+                                    f"is {right:.3f} times as fast; yours is {answer:.3f}."))
     limit = whole_speedup(0.25, 1e12)
     return f"A part with 25% of the time, however fast it becomes, makes the whole {limit:.2f} times faster at most."
 
@@ -182,6 +198,7 @@ class ToyMachine:
     def __init__(self, first=0.500):
         self.first, self.now, self.processor, self.ready = first, 0.0, 0.0, 0.0
         self.work, self.read, self.kept_gradients, self.read_too_early = [], set(), False, False
+        self.looks = 0  # how often a clock was read
 
     def run(self):
         """Launches one run: it costs the CPU a millisecond, and the device works later."""
@@ -204,6 +221,7 @@ class ToyMachine:
     def perf_counter(self):
         """Wall time in seconds."""
         self.read.add("wall")
+        self.looks += 1
         self.read_too_early |= self.ready > self.now
         return self.now
 
@@ -214,6 +232,7 @@ class ToyMachine:
     def process_time(self):
         """Processor time in seconds, of all threads."""
         self.read.add("processor")
+        self.looks += 1
         return self.processor
 
     time, monotonic, monotonic_ns, time_ns = perf_counter, perf_counter, perf_counter_ns, perf_counter_ns
@@ -276,6 +295,7 @@ def _first_run_counts(answers, machines):
 def _slip(found, machine):
     """What to say about three numbers that are not the quartiles."""
     middle, after, ms = found[1], machine.uncounted(), f"{1e3 * found[1]:.0f} ms"
+    each = " Read the clock before and after each pass." if machine.looks < 6 else ""  # five readings need six
     if middle <= machine.threads * machine.launch + 1e-8:
         launches = f"{ms}, whatever the work is: that is what the CPU needs to launch it. "
         if "processor" in machine.read:
@@ -287,10 +307,12 @@ def _slip(found, machine):
         return "The numbers are right. Give them in this order: lower quartile, median, upper quartile."
     if any(_are_quartiles([x / 1e3 for x in found], machine.readings(w)) for w in after):
         return "These are milliseconds. Give seconds."
+    if middle > 1e7:  # far more than any time of these runs in seconds or milliseconds
+        return "Nanoseconds: give seconds."
     if any(abs(middle - np.mean(machine.readings(w))) <= machine.launch for w in (0, *after)):
-        return f"{ms} is the mean: a few disturbed runs pull it up. Take the value in the middle."
+        return f"{ms} is the mean: a few disturbed runs pull it up. Take the value in the middle.{each}"
     if any(abs(middle - np.sum(machine.readings(w))) <= len(machine.work) * machine.launch for w in (0, *after)):
-        return "That is the time of all runs together. How long does one take?"
+        return f"That is the time of all runs together. How long does one take?{each}"
     if abs(middle - min(machine.readings(1))) < 1e-8:
         return "That is the smallest reading, a lucky one. Take the value in the middle."
     right = [w for w in after if _rules(middle, 0.5, machine.readings(w))]
@@ -299,7 +321,7 @@ def _slip(found, machine):
     if right:
         return "The median is right. The quartiles are not: a quarter of the readings is below the lower one."
     return (f"Your median is {1e3 * middle:.1f} ms; that of the {len(machine.work) - 1} runs after the first is "
-            f"{1e3 * np.median(machine.readings(1)):.1f} ms.")
+            f"{1e3 * np.median(machine.readings(1)):.1f} ms.{each}")
 
 
 def _toy_answer(attempt, machine):
