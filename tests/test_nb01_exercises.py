@@ -10,6 +10,11 @@ from helpers import attention
 from helpers.exercises import nb01
 
 
+def without_keepdim(T, w):
+    table = torch.ones(T, T).tril() - torch.ones(T, T).tril(-w)
+    return table / table.sum(1)
+
+
 def attention_with(weigh, scale=math.sqrt):
     """An attempt at causal attention. weigh: scores (..., T, T) -> weights; scale: d_k -> the divisor."""
     return lambda q, k, v: weigh(q @ k.transpose(-2, -1) / scale(q.shape[-1])) @ v
@@ -38,6 +43,10 @@ def view_alone(x, nh):
 
 def without_transpose(x, nh):
     return x.reshape(*x.shape[:2], nh, -1)
+
+
+def turned(heads):
+    return heads.transpose(1, 2).reshape(2, 7, 12)
 
 
 def straight(heads):
@@ -94,12 +103,14 @@ WRONG = {
         (lambda z, target: -z.log_softmax(0).sum(), "added up all"),
         (lambda z, target: -z.log_softmax(0)[target - 1], "another token"),
         (lambda z, target: -z.log_softmax(0)[target + 1], "no id is shifted"),
+        (lambda z, target: -z.log_softmax(0).max(), "likeliest token"),
         (lambda z, target: -z.log_softmax(0), "one number"),
         (lambda z, target: -z.sigmoid()[target].log(), "Write down softmax(z)"),
         (lambda z, target: -(z[target].exp() / z[:5].exp().sum()).log(), "50 equal scores"),
     ],
     "window": [
         (lambda T, w: (torch.ones(T, T).tril() - torch.ones(T, T).tril(-w)) / w, "fewer than w tokens"),
+        (without_keepdim, "without keepdim=True"),
         (lambda T, w: nb01.window_average(T, w).T, "above the diagonal"),
         (lambda T, w: nb01.window_average(T, w + 1), "yours has 4"),
         (lambda T, w: nb01.window_average(T, w - 1), "yours has 2"),
@@ -125,6 +136,17 @@ WRONG = {
         (attention_with(lambda scores: hide(scores.mT).mT.softmax(-1)), "hides the past"),
         (attention_with(lambda scores: scores.softmax(-1), scale=lambda d_k: 1), "later ones"),
         (attention_with(lambda scores: scores.tril()), "without a softmax"),
+        (attention_with(masked, scale=lambda d_k: math.sqrt(5)), "sqrt(T)"),
+        (attention_with(lambda scores: scores.softmax(-1), scale=lambda d_k: math.sqrt(5)), "sqrt(T)"),
+        (lambda q, k, v: attention.attention(k, q, v), "changed places"),
+        (lambda q, k, v: attention.attention(q, k, q), "multiply them by q"),
+        (lambda q, k, v: attention.attention(q, k, k), "multiply them by k"),
+        (attention_with(lambda scores: hide(scores, value=-10).softmax(-1)), "must be -inf"),
+        (attention_with(lambda scores: hide(scores, value=-1).softmax(-1)), "must be -inf"),
+        (attention_with(lambda scores: scores.masked_fill(torch.ones(5, 5).tril().bool(), -math.inf).softmax(-1)),
+         "hides the past and shows the future"),
+        (attention_with(lambda scores: (scores + torch.ones(5, 5).triu(1) * float("-inf")).softmax(-1)),
+         "0 * inf is nan"),
         (attention_with(lambda scores: hide(scores).softmax(0)), "Over which dimension"),
         (attention_with(lambda scores: hide(scores, value=-1e9).softmax(0)), "largest difference"),
         (lambda q, k, v: attention.attention_weights(q, k), "shape of the weights"),
@@ -141,6 +163,10 @@ WRONG = {
         (heads_with(merge=straight), "Merging"),
         (heads_with(split=without_transpose, merge=straight), "not the heads"),
         (heads_with(split=without_transpose, attend=torch_call(), merge=straight), "not the heads"),
+        (heads_with(split=without_transpose, attend=torch_call(is_causal=True), merge=turned), "transpose(1, 2) after"),
+        (heads_with(split=without_transpose, attend=torch_call(), merge=turned), "transpose(1, 2) after"),
+        (lambda x, w_qkv, *others: x @ w_qkv, "w_qkv is (out, in): x @ w_qkv.T."),
+        (lambda x, w_qkv, *others: nb01.multi_head(x, w_qkv.T, *others), "w_qkv is (out, in): x @ w_qkv.T."),
         (heads_with(split=lambda x, nh: x, merge=lambda x: x), "one head of full width"),
         (heads_with(project=lambda x, w_0, b_0: x), "W0 (c_proj)"),
         (heads_with(project=lambda x, w_0, b_0: x @ w_0 + b_0), "by its transpose"),
@@ -155,6 +181,7 @@ WRONG = {
     ],
     "contributions": [
         (lambda heads, w_0: nb01.head_contributions(heads, w_0.T), "not of its rows"),
+        (lambda heads, w_0: list(nb01.head_contributions(heads, w_0).unbind(1)), "torch.stack it in dimension 1"),
         (every_third, "every nh-th column"),
         (shares_equally, "not each head's part"),
         (lambda heads, w_0: heads, "(B, nh, T, C)"),
@@ -163,6 +190,7 @@ WRONG = {
     ],
     "offset": [
         (short_queries, "Longer queries"),
+        (lambda T, n: (10 * torch.eye(T).roll(n, dims=0), torch.eye(T)), "weight 0.83. Longer queries"),
         (lambda T, n: (100 * torch.eye(T), torch.eye(T)), "look at themselves"),
         (forward, "point 1 forward"),
         (infinite, "not finite"),
@@ -203,13 +231,14 @@ RIGHT = [
     ("window", window_by_loops, "sliding window"),
     ("window", lambda T, w: nb01.window_average(T, w).double().numpy(), "sliding window"),
     ("causal", attention_with(lambda scores: F.normalize(scores.softmax(-1).tril(), p=1, dim=-1)), "equals"),
-    ("causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), "equals"),
+    ("causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), "write it by hand"),
     ("causal", lambda q, k, v: attention.attention(q.double(), k.double(), v.double()), "equals"),
     ("causal", changes_its_inputs, "equals"),
     ("heads", heads_with(), "And all by hand"),
     ("heads", heads_with(attend=torch_call(is_causal=True)), "the call that it uses"),
     ("contributions", lambda heads, w_0: torch.einsum("bhts,chs->bhtc", heads, w_0.view(12, 3, 4)), "Their sum"),
     ("offset", by_position, "by itself"),
+    ("offset", lambda T, n: (10 * math.sqrt(T) * torch.eye(T).roll(n, dims=0), torch.eye(T)), "by itself"),
     ("offset", lambda T, n: (torch.eye(T).roll(n, dims=0), 50 * math.sqrt(T) * torch.eye(T)), "by itself"),
 ]
 

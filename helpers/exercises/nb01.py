@@ -39,7 +39,7 @@ def prediction_loss(z, target):
 
 def _test_loss(attempt):
     """Tries uneven scores, where every slip gives another number, and then a uniform guess."""
-    z, target = torch.tensor([2.0, 0.5, 1.0, 3.0, 0.25]), 2
+    z, target = torch.tensor([3.0, 0.5, 1.0, 2.0, 0.25]), 2
     answer = numbers(attempt(z.clone(), target))
     if answer.numel() != 1:
         raise NotYet(f"The loss of one prediction is one number; yours has the shape {tuple(answer.shape)}.")
@@ -56,6 +56,7 @@ def _test_loss(attempt):
         "Only the token that came counts. You added up all of them.": -P.log().sum(),
         "Right for another token than the one with the id `target`. Ids count from 0.": -P[target - 1].log(),
         "Right for the token after `target`: no id is shifted here.": -P[target + 1].log(),
+        "That is the loss of the likeliest token, not of the one that came.": -P.max().log(),
     }
     name_the_slip(answer, slips.items())
     if not same(answer, -P[target].log()):
@@ -90,7 +91,9 @@ def _test_window(attempt):
     if same(answer, (right > 0).float()):
         raise NotYet("The right tokens, but with the weight 1 each: that is their sum. Divide each row by its sum.")
     if not same(answer.sum(1), torch.ones(T)):
-        wrong_axis = same(answer.sum(0), torch.ones(T))
+        wrong_axis, table = same(answer.sum(0), torch.ones(T)), (answer > 0).float()
+        if same(answer, table / table.sum(1)):
+            raise NotYet("Rows sum to more than 1: without keepdim=True the sums divide the columns.")
         raise NotYet("Your columns sum to 1. Each row must: divide by the sum over dim=1." if wrong_axis else
                      "Each row must sum to 1. The first rows have fewer than w tokens to average.")
     for other in (1, T, w + 1, w - 1):
@@ -119,7 +122,14 @@ WRONG_WIDTH = "You divide by sqrt(C). Each query has only hs = C / nh numbers: d
 
 
 def name_the_nan(answer):
-    """Raises NotYet if an attention's result (..., T, C) has a nan, which is what softmax makes of -inf alone."""
+    """Raises NotYet if an attention's result (..., T, C) has a nan. Which tokens have one tells where it comes from."""
+    nan = answer.isnan().any(-1).flatten(end_dim=-2).any(0)  # (T,)
+    if nan.all():
+        raise NotYet("Every token gets nan. Does your mask multiply by -inf? 0 * inf is nan. Use masked_fill or "
+                     "torch.where instead of multiplying by -inf.")
+    if nan[-1] and not nan[:-1].any():
+        raise NotYet("Some weights are nan: your mask hides the past and shows the future. Hide what is above the "
+                     "diagonal, triu(1).")
     if answer[..., 1:, :].isnan().any():
         raise NotYet("Some numbers are nan, which is what softmax makes of -inf alone. Over which dimension is yours?")
     if answer.isnan().any():
@@ -139,6 +149,8 @@ def attention_slips(q, k, v):
         NOT_DIVIDED: 1.0,
         "You divide by a query's width. Divide by its square root.": 1 / width,
         "You multiply by the square root of a query's width. Divide by it.": math.sqrt(width),
+        "You divide by sqrt(T). It is not the number of tokens that counts, but a query's width: its square root.":
+            1 / math.sqrt(T),
     }
     maskings = {
         "": lambda scores: hide(scores, ones.triu(1)).softmax(-1),
@@ -159,25 +171,58 @@ def attention_slips(q, k, v):
             lambda scores: scores.tril(),
     }
     scores = q @ k.transpose(-2, -1)
-    return [(f"{masking} {scaling}".strip(), weigh(scores * factor) @ v)
-            for masking, weigh in maskings.items() for scaling, factor in scalings.items() if masking or scaling]
+    finite = "A masked score must be -inf: a finite one, such as -10, still gets a weight above 0."
+    return [
+        *((f"{masking} {scaling}".strip(), weigh(scores * factor) @ v)
+          for masking, weigh in maskings.items() for scaling, factor in scalings.items() if masking or scaling),
+        *((finite, hide(scores / math.sqrt(width), ones.triu(1), value).softmax(-1) @ v) for value in range(-10, 0)),
+    ]
+
+
+def _swapped(q, k, v):
+    """What attention gives when its three inputs change places: [(sentence, result)]."""
+    return [
+        ("q and k have changed places. Each row of the scores belongs to a query: q @ k.transpose(-2, -1).",
+         attention.attention(k, q, v)),
+        ("The weights are right, but you multiply them by q. The weighted sum is over the values: weights @ v.",
+         attention.attention(q, k, q)),
+        ("The weights are right, but you multiply them by k. The weighted sum is over the values: weights @ v.",
+         attention.attention(q, k, k)),
+    ]
+
+
+class _Calls(TorchFunctionMode):
+    """Writes down the names of the PyTorch functions that are called inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.add(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
 
 
 def _test_attention(attempt):
     """Compares with the reference, and with typical slips so that it can name them."""
     q, k, v = torch.randn(3, 2, 5, 9, generator=torch.Generator().manual_seed(0))  # each (2, 5, 9)
-    answer, right = numbers(attempt(q.clone(), k.clone(), v.clone())), attention.attention(q, k, v)
+    with _Calls() as calls:
+        result = attempt(q.clone(), k.clone(), v.clone())
+    answer, right = numbers(result), attention.attention(q, k, v)
     if answer.shape == (2, 5, 5):
         raise NotYet("(2, 5, 5) is the shape of the weights. The result is their product with v.")
     if answer.shape != v.shape:
         raise NotYet(f"v has the shape {tuple(v.shape)}, and so must the result; yours has {tuple(answer.shape)}.")
     name_the_nan(answer)
-    name_the_slip(answer, attention_slips(q, k, v))
     if not same(answer, right):
+        name_the_slip(answer, attention_slips(q, k, v) + _swapped(q, k, v))
         raise NotYet(f"For random q, k, v of shape {tuple(q.shape)} the largest difference from the reference is "
                      f"{(answer - right).abs().max():.2g}. Print the table of weights: is it a triangle, and do its "
                      "rows sum to 1?")
-    return "It equals helpers.attention.attention, for any number of leading dimensions."
+    praise = "It equals helpers.attention.attention, for any number of leading dimensions."
+    if "scaled_dot_product_attention" in calls.names:
+        return f"{praise} PyTorch's function did it; now write it by hand."
+    return praise
 
 
 # --- several heads in PyTorch ----------------------------------------------------------------------------------------
@@ -209,8 +254,12 @@ def multi_head_slips(x, w_qkv, b_qkv, w_0, b_0, nh):
     def straight(heads):  # merged without a transpose
         return heads.reshape(B, T, C) @ w_0.T + b_0
 
+    def turned(heads):  # merged with a transpose, but there was none in the splitting
+        return straight(heads.transpose(1, 2))
+
     splitting = "Splitting: view(B, nh, T, hs) gives head 0 the first tokens only. Ask for (B, T, nh, hs) first."
-    dimensions = "Attention runs over the last but one dimension. That must be T, not the heads: (B, nh, T, hs)."
+    dimensions = ("Attention runs over the last but one dimension. That must be T, not the heads. Each head must stand "
+                  "in front of T: transpose(1, 2) after view.")
     return [
         *((sentence, finish(result)) for sentence, result in attention_slips(q, k, v)),
         (WRONG_WIDTH, finish(attention.attention(q / math.sqrt(nh), k, v))),
@@ -220,6 +269,8 @@ def multi_head_slips(x, w_qkv, b_qkv, w_0, b_0, nh):
          straight(heads)),
         (dimensions, straight(attention.attention(*in_tokens))),
         (dimensions, straight(among_heads)),
+        (dimensions, turned(attention.attention(*in_tokens))),
+        (dimensions, turned(among_heads)),
         ("That is one head of full width. Split Q, K and V into heads first.",
          attention.attention(*parts) @ w_0.T + b_0),
         ("The heads are right. What is missing is the last matrix, W0 (c_proj), which mixes what they found.",
@@ -234,18 +285,6 @@ def multi_head_slips(x, w_qkv, b_qkv, w_0, b_0, nh):
         ("Right, but for one thing: x itself is added outside of attention, in the block (notebook 02).",
          finish(heads) + x),
     ]
-
-
-class _Calls(TorchFunctionMode):
-    """Writes down the names of the PyTorch functions that are called inside it."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.names.add(getattr(function, "__name__", ""))
-        return function(*args, **(kwargs or {}))
 
 
 def _slips_of_the_call(x, w_qkv, b_qkv, w_0, b_0, nh):
@@ -264,14 +303,19 @@ def _test_heads(attempt):
     B, T, C, nh = 2, 7, 12, 3
     shapes = (B, T, C), (3 * C, C), (3 * C,), (C, C), (C,)
     inputs = [torch.randn(shape, generator=generator) / math.sqrt(shape[-1]) for shape in shapes]
-    with _Calls() as calls:
-        result = attempt(*(tensor.clone() for tensor in inputs), nh)
+    try:
+        with _Calls() as calls:
+            result = attempt(*(tensor.clone() for tensor in inputs), nh)
+    except RuntimeError as error:
+        if f"and {3 * C}x{C})" in str(error):  # the shapes of a matrix product that cannot be
+            raise NotYet("w_qkv is (out, in): x @ w_qkv.T. F.linear transposes it by itself.") from error
+        raise
     answer, right = numbers(result), attention.multi_head_attention(*inputs, nh)
     if answer.shape != right.shape:
         raise NotYet(f"x has the shape {tuple(right.shape)}, and so must the result; yours has {tuple(answer.shape)}.")
     name_the_nan(answer)
-    name_the_slip(answer, _slips_of_the_call(*inputs, nh) + multi_head_slips(*inputs, nh))
     if not same(answer, right):
+        name_the_slip(answer, _slips_of_the_call(*inputs, nh) + multi_head_slips(*inputs, nh))
         raise NotYet(f"For B = {B}, T = {T}, C = {C}, nh = {nh} the largest difference from helpers.attention is "
                      f"{(answer - right).abs().max():.2g}. Print the shape after each step, and compare with the table "
                      "at the beginning of section 5.")
@@ -294,7 +338,10 @@ def _test_contributions(attempt):
     """Checks the sum over the heads first, then each head's part."""
     generator = torch.Generator().manual_seed(0)
     heads, w_0 = torch.randn(2, 3, 5, 4, generator=generator), torch.randn(12, 12, generator=generator)
-    answer, right = numbers(attempt(heads.clone(), w_0.clone())), head_contributions(heads, w_0)
+    result, right = attempt(heads.clone(), w_0.clone()), head_contributions(heads, w_0)
+    if isinstance(result, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in result):
+        raise NotYet("A list of tensors: torch.stack it in dimension 1.")
+    answer = numbers(result)
     if same(answer, right.sum(1)):
         raise NotYet("That is already their sum. Keep one term per head: the shape is (B, nh, T, C).")
     if answer.shape != right.shape:
@@ -408,8 +455,8 @@ offset = Exercise(
         "one per row. Where must query t point?",
         "Query t is the key of token t - n: torch.eye(T).roll(n, dims=0). So far the scores are 0 and 1 / sqrt(d_k), "
         "too close together for a weight of 0.99.",
-        "Multiply the queries by a large number. The scores are divided by sqrt(d_k), and a gap of 10 makes a weight "
-        "of almost 1.",
+        "The gap must be about 10 after the division by sqrt(d_k): multiply the queries by 10 * math.sqrt(d_k) or "
+        "more.",
     ),
     _test_offset, offset_head,
 )
