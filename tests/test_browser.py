@@ -3,6 +3,7 @@
 Skipped where Chromium (or Chrome) and its driver are not installed.
 """
 
+import contextlib
 import os
 import re
 import secrets
@@ -56,6 +57,10 @@ return found;
 # The numbers beside the cells: [ ] not run, [*] waiting or running, [7] done.
 PROMPTS = """return [...document.querySelectorAll(".jp-Notebook .jp-InputArea-prompt")]
     .map(prompt => prompt.textContent.trim()).filter(text => text)"""
+HAVE_STARTED = f"""
+const prompts = (() => {{ {PROMPTS} }})();
+return prompts.some(text => /[*\\d]/.test(text));
+"""
 ALL_HAVE_RUN = f"""
 const prompts = (() => {{ {PROMPTS} }})();
 return !prompts.some(text => text.includes("*")) && /\\d/.test(prompts.at(-1));
@@ -181,7 +186,11 @@ def run_all(browser, address, seconds=300):
     wait = WebDriverWait(browser, seconds, 0.5)
     wait.until(lambda _: with_text(browser, ".jp-Notebook .jp-CodeCell", ""), "the notebook did not open")
     wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[data-status=idle]"), "no kernel")
-    click_menu(browser, "Run", "Run All Cells")
+    for _ in range(6):  # the menu's entry does nothing until JupyterLab has made the notebook the current one
+        click_menu(browser, "Run", "Run All Cells")
+        with contextlib.suppress(exceptions.TimeoutException):
+            WebDriverWait(browser, 10, 0.5).until(lambda _: browser.execute_script(HAVE_STARTED))
+            break
     try:
         wait.until(lambda _: errors(browser) or browser.execute_script(ALL_HAVE_RUN))
     except exceptions.TimeoutException as slow:
