@@ -286,7 +286,7 @@ def plot_next_tokens(panels, tokens, title):
     tokens = [*tokens, "all others"]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    width, height = 5.2 * columns + 1.5, 1 + (0.9 + 0.36 * len(tokens)) * rows
+    width, height = max(9, 4.3 * columns + 1.6), 0.8 + (1.05 + 0.25 * len(tokens)) * rows
     grid = np.atleast_2d(new_figure(columns, rows, width, height))
     for i, (axis, (heading, probabilities)) in enumerate(zip(grid.flat, panels.items())):
         probabilities = [*probabilities, 1 - sum(probabilities)]

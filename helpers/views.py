@@ -88,7 +88,8 @@ def _ids(model, tokenizer, text):
 
 def draw_next_tokens(model, tokenizer, text, settings=SETTINGS):
     """The figure: a panel of bars for each of the settings."""
-    tokens, panels = next_token_panels(model, tokenizer, text, settings)
+    # Several panels of 12 would be too small to read from afar.
+    tokens, panels = next_token_panels(model, tokenizer, text, settings, count=12 if len(settings) == 1 else 7)
     return plots.plot_next_tokens(panels, tokens, f"The next token after “{text[-50:]}”")
 
 

@@ -449,7 +449,8 @@ def place(blocks: list[Block], slides: list[Slide], name: str) -> None:
             full = used + part.height > ROOM or part.kind == "heading"
             if full and slides[-1].blocks and not headings:
                 before = slides[-1].blocks
-                alone = part.kind in INTRODUCED and before[-1].kind == "text" and len(before) > 1
+                leads = part.kind == "answer" or part.kind in INTRODUCED and before[-1].kind == "text"
+                alone = leads and len(before) > 1 and not before[-1].fragment
                 slides.append(Slide(name, slides[-1].section, [before.pop()] if alone else []))
             slides[-1].blocks.append(part)
 
