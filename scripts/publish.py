@@ -53,7 +53,8 @@ def with_setup_cell(notebook: str, path: Path, setup: str) -> str:
     if len(cells) != 1:
         raise ValueError(f'{path.name} needs exactly one cell with the id "setup", and has {len(cells)}')
     cells[0]["source"] = setup.splitlines(keepends=True)
-    cells[0]["metadata"] = {"cellView": "form", "jupyter": {"source_hidden": True}}
+    cells[0]["metadata"] = {"cellView": "form", "jupyter": {"source_hidden": True},
+                            "slideshow": {"slide_type": "skip"}}
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -82,7 +82,7 @@ def test_an_exercise_never_stops_run_all(capsys):
             raise NotYet("Think of two and two.")
         return "Two and two are four."
 
-    exercise = Exercise("Exercise 1", 1, 5, "Count your fingers.", check, lambda: 4)
+    exercise = Exercise("Exercise 1", 1, 5, ("Count your fingers.",), check, lambda: 4)
     exercise.check(None)
     exercise.check(lambda: 5)
     exercise.check(lambda: 1 / 0)
