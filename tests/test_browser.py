@@ -180,7 +180,7 @@ def click_menu(browser, menu, entry):
     wait.until(lambda _: (found := with_text(browser, ".lm-Menu-item", entry)) and (found.click() or True))
 
 
-def run_all(browser, address, seconds=300):
+def run_all(browser, address, seconds=900):
     """Opens a notebook, waits for its kernel, chooses Run > Run All Cells, and waits for the end or an error."""
     browser.get(address)
     wait = WebDriverWait(browser, seconds, 0.5)
