@@ -182,6 +182,17 @@ def test_the_answers_of_a_quiz_wait_for_a_click():
     assert "Because" in slide.blocks[-1].html and "<math" in slide.blocks[-1].html
 
 
+def test_an_answer_and_a_formula_stay_with_the_words_before_them():
+    answer = "<details><summary>Answer</summary>\n\nAnswer {}, " + "long " * 40 + "\n</details>"
+    quiz = "\n\n".join(f"{i}. Question {i}?\n\n{answer.format(i)}" for i in range(1, 6))
+    found = made(prose(f"## Quiz\n\n{quiz}", "slide"))
+    assert len(found) > 1
+    for slide in found:
+        assert re.findall(r"Question (\d)", text_of(slide)) == re.findall(r"Answer (\d)", text_of(slide))
+    found = made(prose("\n\n".join(f"So number {i} is\n\n$$x_{i} = \\frac{{1}}{{{i}}}$$" for i in range(1, 9))))
+    assert len(found) > 1 and all(slide.blocks[-1].kind == "formula" for slide in found)
+
+
 def test_other_details_stay_in_the_notebook():
     (slide,) = made(prose("**Lead.** Text.\n\n<details><summary>A proof</summary>\n\nLong.\n</details>"))
     assert "Long." not in text_of(slide) and slide.notes == ["A proof: in the notebook."]
