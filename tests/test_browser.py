@@ -3,7 +3,6 @@
 Skipped where Chromium (or Chrome) and its driver are not installed.
 """
 
-import contextlib
 import os
 import re
 import secrets
@@ -34,7 +33,6 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )
-MOVED = [exceptions.StaleElementReferenceException, exceptions.ElementClickInterceptedException]
 SMALLEST = 15  # letters on a slide, of its 720 units in height
 
 # Goes through all slides and notes for each what sticks out and how small its letters are. Fragments keep their place.
@@ -57,9 +55,9 @@ return found;
 # The numbers beside the cells: [ ] not run, [*] waiting or running, [7] done.
 PROMPTS = """return [...document.querySelectorAll(".jp-Notebook .jp-InputArea-prompt")]
     .map(prompt => prompt.textContent.trim()).filter(text => text)"""
-HAVE_STARTED = f"""
-const prompts = (() => {{ {PROMPTS} }})();
-return prompts.some(text => /[*\\d]/.test(text));
+IS_READY = """
+const context = window.jupyterapp?.shell.currentWidget?.context;
+return Boolean(context?.isReady) && context.sessionContext.session?.kernel?.status === "idle";
 """
 ALL_HAVE_RUN = f"""
 const prompts = (() => {{ {PROMPTS} }})();
@@ -143,7 +141,8 @@ def lab():
                    "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     address = f"http://127.0.0.1:{port}"
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -167,30 +166,12 @@ def wait_for_server(address, server, log, seconds=180):
     raise AssertionError(f"JupyterLab did not answer: {log.read_text()}")
 
 
-def with_text(browser, selector, text):
-    """The first element of that kind that is on the screen and says `text`."""
-    return browser.execute_script(
-        "return [...document.querySelectorAll(arguments[0])]"
-        ".find(e => e.offsetWidth && e.textContent.includes(arguments[1]))", selector, text)
-
-
-def click_menu(browser, menu, entry):
-    wait = WebDriverWait(browser, 60, 0.2, MOVED)
-    wait.until(lambda _: (found := with_text(browser, ".lm-MenuBar-item", menu)) and (found.click() or True))
-    wait.until(lambda _: (found := with_text(browser, ".lm-Menu-item", entry)) and (found.click() or True))
-
-
-def run_all(browser, address, seconds=900):
-    """Opens a notebook, waits for its kernel, chooses Run > Run All Cells, and waits for the end or an error."""
+def run_all(browser, address, seconds=600):
+    """Opens a notebook, waits for its kernel, runs the command Run All Cells, and waits for the end or an error."""
     browser.get(address)
-    wait = WebDriverWait(browser, seconds, 0.5)
-    wait.until(lambda _: with_text(browser, ".jp-Notebook .jp-CodeCell", ""), "the notebook did not open")
-    wait.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "[data-status=idle]"), "no kernel")
-    for _ in range(6):  # the menu's entry does nothing until JupyterLab has made the notebook the current one
-        click_menu(browser, "Run", "Run All Cells")
-        with contextlib.suppress(exceptions.TimeoutException):
-            WebDriverWait(browser, 10, 0.5).until(lambda _: browser.execute_script(HAVE_STARTED))
-            break
+    wait = WebDriverWait(browser, seconds, 0.5, [exceptions.JavascriptException])  # until JupyterLab is loaded
+    wait.until(lambda _: browser.execute_script(IS_READY), "the notebook did not open")
+    browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")  # answers before the end
     try:
         wait.until(lambda _: errors(browser) or browser.execute_script(ALL_HAVE_RUN))
     except exceptions.TimeoutException as slow:

@@ -53,16 +53,19 @@ def test_the_solution_passes_and_the_stub_does_not(exercise, capsys):
     assert "not yet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("exercise", ALL.values(), ids=map(".".join, ALL))
-def test_hints_come_in_stages(exercise, capsys):
+@pytest.mark.parametrize("name", ALL, ids=map(".".join, ALL))
+def test_hints_come_in_stages(name, capsys):
+    exercise, call = ALL[name], ".".join(name)
     assert isinstance(exercise.hints, tuple) and len(exercise.hints) >= 2
     for number, text in enumerate(exercise.hints, start=1):
         exercise.hint(number)
         printed = capsys.readouterr().out
         assert text in printed and f"Hint {number} of {len(exercise.hints)}" in printed
-        assert ("show_solution()" in printed) == (number == len(exercise.hints))
+        last = number == len(exercise.hints)
+        assert f"(Next: {call}.show_solution())" in printed if last else f"(Next: {call}.hint({number + 1}))" in printed
     exercise.hint(len(exercise.hints) + 1)
-    assert f"1 to {len(exercise.hints)}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"1 to {len(exercise.hints)}" in printed and f"{call}.show_solution()" in printed
 
 
 def test_every_exercise_has_three_plausible_wrong_answers():

@@ -295,6 +295,13 @@ def test_the_stray_tensors_are_those_that_do_not_follow():
     assert nb02.stray_tensors(GPT(GPTConfig(vocab_size=9, n_embd=4, n_layer=1, n_head=1)).to("meta"), "meta") == []
 
 
+def test_pytorchs_own_attention_gets_a_remark(capsys):
+    nb02.attend.check(attend_with(attend=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+    assert "correct" in (said := capsys.readouterr().out) and "Now write what it does" in said
+    nb02.attend.check(nb02.attend.solution)
+    assert "Now write" not in capsys.readouterr().out
+
+
 def test_one_device_stops_what_a_gpu_would_stop():
     ghost, ids = nb02.tie(GPT(nb02.SMALL).to("meta")), torch.zeros(1, 3, dtype=torch.int64, device="meta")
     with nb02.OneDevice():

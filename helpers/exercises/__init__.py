@@ -1,6 +1,7 @@
 """Exercises that check themselves: one module per notebook, each with its exercises' hints, checks and tested
 solutions."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,12 +37,18 @@ class Exercise:
         except Exception as error:  # whatever a learner's code may raise
             print(f"{self.title}: not yet. Your code stopped with {type(error).__name__}: {error}")
 
+    @property
+    def name(self):
+        """What a notebook calls the exercise: nb01.causal, for example."""
+        module = sys.modules[self.test.__module__]
+        return next(f"{module.__name__.split('.')[-1]}.{name}" for name, value in vars(module).items() if value is self)
+
     def hint(self, number=1):
         """Prints one hint. They get plainer: first hint(), then hint(2), and so on."""
         if number not in range(1, len(self.hints) + 1):
-            print(f"{self.title} has the hints 1 to {len(self.hints)}. After the last comes show_solution().")
+            print(f"{self.title} has the hints 1 to {len(self.hints)}. Then comes {self.name}.show_solution().")
             return
-        after = f"hint({number + 1})" if number < len(self.hints) else "show_solution()"
+        after = f"{self.name}.hint({number + 1})" if number < len(self.hints) else f"{self.name}.show_solution()"
         print(f"Hint {number} of {len(self.hints)}: {self.hints[number - 1]} (Next: {after})")
 
     def show_solution(self):

@@ -36,11 +36,16 @@ class OneDevice(TorchFunctionMode):
 
     ALLOWED = {"__getitem__", "to", "type_as", "copy_"}
 
+    def __init__(self):
+        super().__init__()
+        self.called = set()  # the names of the functions called inside
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         tensors = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, torch.Tensor) and a.ndim]
         devices = sorted({tensor.device.type for tensor in tensors})
         if len(devices) > 1 and function.__name__ not in self.ALLOWED:
             raise RuntimeError(f"{function.__name__} got tensors on two devices, {' and '.join(devices)}.")
+        self.called.add(function.__name__)
         return function(*args, **(kwargs or {}))
 
 
@@ -207,11 +212,14 @@ def _test_attention(attempt):
                          "something was detached on the way.")
     elsewhere = CausalSelfAttention(SMALL).to("meta"), torch.zeros(1, 3, SMALL.n_embd, device="meta")
     try:
-        with OneDevice():
+        with OneDevice() as seen:
             attempt(*elsewhere)
     except Exception as error:
         raise NotYet(f"The numbers are right on the CPU. On a second device it stops: {error} "
                      "Create the mask with device=x.device.") from None
+    if "scaled_dot_product_attention" in seen.called:
+        return ("In a project of your own, write that line. Now write what it does: scores, mask, softmax and the "
+                "product with V.")
     return "It equals the helper's, lets gradients through, and runs wherever x is."
 
 
