@@ -44,9 +44,11 @@ slides: $(STAMP)
 notebooks-clean: $(STAMP)
 	$(VENV_PYTHON) scripts/clean_notebooks.py
 
+# Several tests at a time, each with one thread: many small tensors gain nothing from more.
 test: export COURSE_SIZE := smoke
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP)
-	$(VENV_PYTHON) -m pytest tests notebooks --nbmake $(ARGS)
+	$(VENV_PYTHON) -m pytest tests notebooks --nbmake -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 bench: $(STAMP)
 	$(VENV_PYTHON) benchmarks/bench.py $(ARGS)

@@ -209,8 +209,16 @@ def describe():
 
 
 def show_source(*things):
-    """Shows the source of helpers' functions or classes, so that a notebook never needs a copy of them."""
-    from IPython.display import Code, display
+    """Shows the source of helpers' functions or classes, so that a notebook never needs a copy of them.
 
+    The colours stand in the HTML itself, because GitHub and exported pages keep no style sheet of an output.
+    """
+    from IPython.display import display
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    colours = HtmlFormatter(noclasses=True, cssstyles="color: #222", prestyles="font-family: monospace")
     for thing in things:
-        display(Code(inspect.getsource(thing).rstrip(), language="python"))
+        source = inspect.getsource(thing).rstrip()
+        display({"text/html": highlight(source, PythonLexer(), colours), "text/plain": source}, raw=True)

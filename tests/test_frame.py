@@ -316,7 +316,7 @@ def test_torch_is_capped_right_after_the_tested_version():
 
 
 def test_make_and_the_workflow_run_the_same_tests():
-    command = "-m pytest tests notebooks --nbmake"
+    command = "-m pytest tests notebooks --nbmake -n logical"
     assert command in (ROOT / "Makefile").read_text() and command in (ROOT / ".github/workflows/test.yml").read_text()
 
 
