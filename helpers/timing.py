@@ -33,9 +33,11 @@ class Timing(NamedTuple):
         return f"{middle} {unit} ({low} to {high})"
 
 
-def measure(function, device="cpu", at_least=0.1, runs=3):
+def measure(function, device="cpu", at_least=None, runs=3):
     """The Timing of function() on a device, by torch.utils.benchmark, whose clock here waits for the device: over so
-    many seconds, and so many readings (two, if they are very long)."""
+    many seconds (0.1; in the size smoke 0.01), and so many readings (two, if they are very long)."""
+    at_least = at_least or runtime.by_size(0.01, 0.1, 0.1)
+
     def clock():
         return runtime.wait_for(device) or time.perf_counter()
 
