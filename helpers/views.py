@@ -10,7 +10,7 @@ from helpers.generation import entropy, next_token_probabilities
 
 SETTINGS = {
     "temperature 0.1": {"temperature": 0.1}, "temperature 1": {}, "temperature 10": {"temperature": 10.0},
-    "top-k 3": {"top_k": 3}, "top-p 0.5": {"top_p": 0.5},
+    "top-k 3": {"top_k": 3}, "top-p 0.3": {"top_p": 0.3},
     "temperature 2, top-p 0.9": {"temperature": 2.0, "top_p": 0.9},
 }
 
@@ -74,7 +74,8 @@ def next_token_panels(model, tokenizer, text, settings, count=12):
     for name, chosen in settings.items():
         probabilities = next_token_probabilities(logits, **chosen)
         undecided = entropy(probabilities).item()
-        panels[f"{name}\n{undecided:.2f} nats = {math.exp(undecided):,.1f} tokens"] = probabilities[top].tolist()
+        many = math.exp(undecided)
+        panels[f"{name}\n{undecided:.2f} nats = {many:,.{0 if many > 99 else 1}f} tokens"] = probabilities[top].tolist()
     return [repr(tokenizer.decode([token])) for token in top.tolist()], panels
 
 

@@ -53,13 +53,17 @@ def returns_a_number(maps):
     return maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1).argmax().item()
 
 
-def looks_at_itself(maps):
-    best = maps.diagonal(0, dim1=-2, dim2=-1).mean(-1).argmax().item()
-    return divmod(best, maps.shape[1])
+def head_of(maps, table):
+    return divmod(table.argmax().item(), maps.shape[1])
+
+
+def steps_back(maps):
+    places = torch.arange(maps.shape[-1])
+    return places[:, None] - places
 
 
 def turned_round(maps):
-    return nb04.previous_token_head(maps)[::-1]
+    return nb04.farthest_head(maps)[::-1]
 
 
 def keeps_the_rarest(probabilities, p):
@@ -192,14 +196,17 @@ WRONG = {
         (slip(crop=False), "has positions for 6"),
         (forgets_the_old_text, "not the text that you return"),
     ],
-    "previous": [
+    "farthest": [
         (returns_a_number, "pair"),
-        (looks_at_itself, "looks at itself"),
+        (lambda maps: head_of(maps, (steps_back(maps) * -maps).sum(-1).mean(-1)), "t - s, or s - t"),
+        (lambda maps: head_of(maps, maps.sum(-1).mean(-1)), "before you add"),
+        (lambda maps: head_of(maps, (steps_back(maps) * maps).sum(-1).amax(-1)), "last token only"),
+        (lambda maps: head_of(maps, maps[..., 0].mean(-1)), "its own distance"),
+        (lambda maps: head_of(maps, (torch.arange(6) - maps.argmax(-1)).float().mean(-1)), "spreads its weight evenly"),
+        (lambda maps: head_of(maps, maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1)), "looks back by one"),
         (turned_round, "turned round"),
-        (lambda maps: divmod(maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1).argmax().item(), len(maps)), "four heads"),
-        (lambda maps: divmod(maps.diagonal(1, dim1=-2, dim2=-1).mean(-1).argmax().item(), maps.shape[1]), "just below"),
-        (lambda maps: divmod(maps[:, :, 1:, 0].mean(-1).argmax().item(), maps.shape[1]), "at the first token"),
-        (lambda maps: (nb04.previous_token_head(maps)[0] + 1, nb04.previous_token_head(maps)[1]), "from 0"),
+        (lambda maps: divmod((steps_back(maps) * maps).sum(-1).mean(-1).argmax().item(), len(maps)), "four heads"),
+        (lambda maps: (nb04.farthest_head(maps)[0] + 1, nb04.farthest_head(maps)[1]), "from 0"),
     ],
 }
 
@@ -219,7 +226,7 @@ def test_other_right_answers_are_accepted(capsys):
     nb04.loop.check(gumbel)
     nb04.temperature.check(lambda logits, tau: distribution(logits[0, -1].double() / tau))
     nb04.temperature.check(lambda logits, tau: [x.tolist() for x in distribution(logits[0, -1] / tau)])
-    nb04.previous.check(lambda maps: list(nb04.previous_token_head(maps)))
+    nb04.farthest.check(lambda maps: list(nb04.farthest_head(maps)))
     assert capsys.readouterr().out.count(": correct.") == 4
 
 

@@ -1,5 +1,5 @@
 """Exercises of notebook 04: Conv1D as nn.Linear, temperature and entropy, nucleus sampling, a loop that writes text,
-the head that looks at the previous token."""
+the head that looks back farthest."""
 
 import math
 from types import SimpleNamespace
@@ -257,42 +257,52 @@ def _check_draws(attempt):
                          f"{[round(x, 2) for x in found.tolist()]}.")
 
 
-# --- the head that looks at the previous token -----------------------------------------------------------------------
+# --- the head that looks back farthest -------------------------------------------------------------------------------
 
 
-def previous_token_head(maps):
-    """maps (L, nh, T, T) -> (layer, head) of the head that gives the previous token the most weight on average."""
-    weight = maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1)  # (L, nh): row t, column t - 1
-    best = weight.argmax().item()
-    return best // maps.shape[1], best % maps.shape[1]
+def farthest_head(maps):
+    """maps (L, nh, T, T) -> (layer, head) of the head that looks back farthest on average."""
+    places = torch.arange(maps.shape[-1], device=maps.device)
+    distance = places[:, None] - places  # (T, T): t - s
+    back = (maps * distance).sum(-1).mean(-1)  # (L, nh)
+    return divmod(back.argmax().item(), maps.shape[1])
 
 
 def example_maps():
-    """Attention maps of 3 layers with 4 heads for 6 tokens: (1, 2) looks back by one, (2, 3) at itself, (0, 1) at
-    the first token. Any other rows are spread evenly."""
+    """Attention maps of 3 layers with 4 heads for 6 tokens. (1, 2) looks back farthest, by 2 on average; other heads
+    look at the first token and themselves, at themselves, far back with the last token only, or by one; the rest is
+    even."""
     past = torch.ones(6, 6).tril()
     maps = (past / past.sum(-1, keepdim=True)).repeat(3, 4, 1, 1)
-    back = torch.diag(torch.ones(5), -1)
-    back[0, 0] = 1
-    maps[1, 2], maps[2, 3], maps[0, 1] = back, torch.eye(6), torch.eye(6)[:1].expand(6, 6)
+    itself, first = torch.eye(6), torch.eye(6)[:1].expand(6, 6)
+    maps[1, 2] = torch.eye(6)[torch.arange(6) // 3]  # token t looks at token t // 3
+    maps[0, 1] = 0.55 * first + 0.45 * itself
+    maps[0, 2] = itself
+    maps[0, 3] = torch.cat([itself[:-1], first[:1]])
+    maps[1, 0] = itself[[0, 0, 1, 2, 3, 4]]
     return maps
 
 
-def _test_previous(attempt):
-    """Asks for the head of example_maps() that looks back by one."""
+def _test_farthest(attempt):
+    """Asks for the head of example_maps() that looks back farthest."""
     answer = needs_answer(attempt(example_maps()))
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise NotYet(f"A pair (layer, head) was expected, counted from 0; yours is {answer!r}.")
     layer, head = int(answer[0]), int(answer[1])
-    known = {(2, 3): "looks at itself: take the diagonal below the main one", (0, 1): "looks at the first token",
-             (2, 1): "is the right pair turned round", (2, 2): "looks everywhere; count layers from 0",
-             (2, 4): "does not exist; count from 0",
-             (2, 0): "looks everywhere; the number 6 is 1 * 4 + 2, with four heads in each layer",
-             (0, 0): "looks everywhere; perhaps your diagonal is not the one just below the main one"}
+    known = {
+        (0, 0): "spreads its weight evenly. Each row of weights adds to 1: multiply by t - s before you add",
+        (0, 1): "gives the first token most of its weight, but not all: every cell counts with its own distance",
+        (0, 2): "looks at itself, at distance 0. Is your distance t - s, or s - t",
+        (0, 3): "looks far back with its last token only: take the mean over all tokens t",
+        (1, 0): "looks back by one. The distance of row t and column s is t - s",
+        (2, 1): "is the right pair turned round",
+        (2, 0): "looks everywhere; the number 6 is 1 * 4 + 2, with four heads in each layer",
+        **dict.fromkeys([(1, 3), (2, 2), (2, 3)], "is one too far; layers and heads count from 0"),
+    }
     if (layer, head) != (1, 2):
-        raise NotYet(f"({layer}, {head}) {known.get((layer, head), 'looks everywhere')}. Row t is where token t looks, "
-                     "column s what it looks at: you want column t - 1.")
-    return "That head gives all its weight to the token before."
+        what = known.get((layer, head), "does not look back farthest")
+        raise NotYet(f"({layer}, {head}) {what}. Row t is where token t looks, column s what it looks at.")
+    return "That head looks back by two tokens on average."
 
 
 linear = Exercise(
@@ -328,11 +338,12 @@ loop = Exercise(
      "sees ids[:, -model.config.n_positions:], the text keeps all ids."),
     _test_write, write,
 )
-previous = Exercise(
-    "The head that looks back by one", 2, 10,
-    ("In a map, row t is where token t looks. In which cells does it look at token t - 1?",
-     "maps.diagonal(-1, dim1=-2, dim2=-1) takes row t, column t - 1 of every map. Average over them: a table (L, nh).",
+farthest = Exercise(
+    "The head that looks back farthest", 2, 10,
+    ("In a map, row t is where token t looks. How far back is the cell in row t and column s?",
+     "Make the table of distances, places[:, None] - places, (T, T). Multiply every map with it, add over the columns "
+     "and take the mean over the rows: a table (L, nh).",
      "The argmax of the table counts through it row by row: number = layer * nh + head. divmod(number, nh) gives the "
      "pair."),
-    _test_previous, previous_token_head,
+    _test_farthest, farthest_head,
 )
