@@ -71,6 +71,7 @@ def plot_visits(visits, mean, edge, edge_formula, title):
     left.plot(np.arange(len(visits)), visits, color=SKY, linewidth=0.5, label="each token")
     left.axhline(mean, color=RED, linewidth=2, linestyle="dashed", label=f"mean inside: {mean:.2f}")
     left.xaxis.set_major_locator(plt.MaxNLocator(4))
+    left.xaxis.set_major_formatter("{x:,.0f}")
     left.set_ylim(0, 1.3 * max(visits))
     finish(left, title, "token of the training text", "visits", legend="upper center")
     right.plot(edge, color=BLUE, linewidth=3, label="measured, many draws")
@@ -359,22 +360,27 @@ def plot_histograms(panels, title, log=False):
 def plot_by_layer(panels, title):
     """Numbers layer by layer, side by side. panels: {label of the y axis: {label: values or (low, middle, high)}}.
 
-    Three lists of values are drawn as a line in a band from low to high. All panels have the same labels.
+    Three lists of values are drawn as a line in a band from low to high. A label has one look in all panels, and 0 is
+    a line where values lie on both sides of it.
     """
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    styles = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
+    looks = dict(zip(dict.fromkeys(label for curves in panels.values() for label in curves), styles))
+    handles = {}
     for axis, (ylabel, curves) in zip(axes, panels.items()):
-        looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
-        for (label, values), (colour, dash, mark) in zip(curves.items(), looks):
+        for label, values in curves.items():
+            colour, dash, mark = looks[label]
             low, middle, high = values if isinstance(values, tuple) else (values, values, values)
             layers = np.arange(len(middle))
-            axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3, label=label)
+            handles[label], = axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3)
             axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
         if axis.dataLim.y0 >= 0:
             axis.set_ylim(0, 1.08 * axis.dataLim.y1)
+        else:
+            axis.axhline(0, color=BLACK, linewidth=1.5)
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         finish(axis, None, "layer", ylabel)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    axes[0].figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
     axes[0].figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes
@@ -396,6 +402,8 @@ def plot_scaling(*panels):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_yscale(panel.get("yscale", "log"))
+        if panel.get("yscale", "log") == "log":
+            axis.yaxis.set_major_formatter("{x:g}")
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
     plt.show()
     return axes
