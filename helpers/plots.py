@@ -246,7 +246,8 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     kinds: {row: kind}; each kind has a colour and, if there are several, a line in the legend.
     """
     rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=3.4 * len(panels) + 1.5, height=2.2 + 0.4 * len(rows)))
+    width, height = max(9, 3.8 * len(panels) + 1.5), 2.2 + 0.4 * len(rows)
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=width, height=height))
     for axis, (label, values) in zip(axes, panels.items()):
         bars = axis.barh(rows, [values[row] for row in rows], color=[colours[kinds[row]] for row in rows])
         axis.bar_label(bars, [shown.format(values[row]) for row in rows], padding=3, fontsize=14)
@@ -391,7 +392,8 @@ def plot_by_layer(panels, title):
 
 def plot_scaling(*panels):
     """Measurements over a logarithmic axis, side by side. panels: dictionaries of title, xlabel, ylabel,
-    curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear"."""
+    curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear" or the base of the
+    logarithmic axis."""
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.5))
     for axis, panel in zip(axes, panels):
         for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
@@ -401,8 +403,8 @@ def plot_scaling(*panels):
                           linewidth=2.5, label=label)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.set_yscale(panel.get("yscale", "log"))
-        if panel.get("yscale", "log") == "log":
+        if panel.get("yscale") != "linear":
+            axis.set_yscale("log", base=panel.get("base", 10))
             axis.yaxis.set_major_formatter("{x:g}")
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
     plt.show()
