@@ -148,7 +148,8 @@ def plot_runs(arms, title, xlabel):
     axes, labels = new_figure(width=12, height=1.8 + 0.5 * len(arms)), list(arms)[::-1]
     axes.axvline(np.mean(arms[labels[-1]]), color=ORANGE, linewidth=2, linestyle="dashed")
     for row, label in enumerate(labels):
-        axes.plot(arms[label], [row] * len(arms[label]), "o", color=BLUE, markersize=10, fillstyle="none")
+        axes.plot(arms[label], [row] * len(arms[label]), "o", color=BLUE, markersize=10, fillstyle="none",
+                  markeredgewidth=3, zorder=3)
         axes.plot(np.mean(arms[label]), row, "|", color=BLACK, markersize=22, markeredgewidth=4)
     axes.set_yticks(range(len(labels)), labels)
     axes.margins(y=0.6 / len(labels))
