@@ -1,6 +1,6 @@
 """Attention, one readable step at a time: the reference that Model 5's fast path is tested against (notebooks 01, 02).
 
-Letters as in model.py: B sequences, T tokens, C numbers per token, nh heads, hs = C / nh numbers per head.
+Letters as in model.py: B sequences, T tokens, C elements per token, nh heads, hs = C / nh elements per head.
 Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1.
 """
 
@@ -10,17 +10,17 @@ import torch
 
 
 def split_heads(x, n_head):
-    """(B, T, C) -> (B, nh, T, hs): gives each head its own slice of every token's numbers."""
+    """(B, T, C) -> (B, nh, T, hs): gives each head its own slice of every token's vector."""
     B, T, C = x.shape
     if C % n_head:
         raise ValueError(
-            f"A width of {C} cannot be shared out among {n_head} heads: it must be divisible by their number."
+            f"A width of {C} cannot be split among {n_head} heads: it must be divisible by their number."
         )
     return x.view(B, T, n_head, C // n_head).transpose(1, 2)
 
 
 def merge_heads(x):
-    """(B, nh, T, hs) -> (B, T, C): lays the heads' results side by side again."""
+    """(B, nh, T, hs) -> (B, T, C): concatenates the heads' results again."""
     B, nh, T, hs = x.shape
     return x.transpose(1, 2).reshape(B, T, nh * hs)
 
@@ -34,7 +34,7 @@ def attention_scores(q, k):
 
 
 def apply_causal_mask(scores):
-    """scores (..., T, T) -> the same with -inf wherever a token would look at a later one."""
+    """scores (..., T, T) -> the same with -inf wherever a token would attend to a later one."""
     T = scores.shape[-1]
     allowed = torch.ones(T, T, dtype=torch.bool, device=scores.device).tril()
     return scores.masked_fill(~allowed, float("-inf"))
@@ -61,21 +61,21 @@ def multi_head_attention(x, w_qkv, b_qkv, w_0, b_0, n_head):
 
 
 def attention_maps(model, ids):
-    """Where each head of a Model 5 looks: ids (1, T) -> (L, nh, T, T) on the CPU (notebook 04).
+    """The attention map of each head of a Model 5: ids (1, T) -> (L, nh, T, T) on the CPU (notebook 04).
 
-    The fused kernel never holds a map, so each block's queries and keys are caught on their way and multiplied here.
+    The fused kernel never stores a map, so hooks collect each block's queries and keys, which are multiplied here.
     """
-    caught = []
+    collected = []
 
-    def catch(module, given, qkv):
-        caught.append(qkv.detach().float().cpu())  # (1, T, 3C)
+    def collect(module, inputs, qkv):
+        collected.append(qkv.detach().float().cpu())  # (1, T, 3C)
 
-    hooks = [block.attn.c_attn.register_forward_hook(catch) for block in model.transformer.h]
+    hooks = [block.attn.c_attn.register_forward_hook(collect) for block in model.transformer.h]
     try:
         model(ids, last_only=True)
     finally:
         for hook in hooks:
             hook.remove()
-    q, k, _ = torch.cat(caught).chunk(3, dim=-1)  # three times (L, T, C)
+    q, k, _ = torch.cat(collected).chunk(3, dim=-1)  # three times (L, T, C)
     n_head = model.config.n_head
     return attention_weights(split_heads(q, n_head), split_heads(k, n_head))

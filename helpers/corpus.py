@@ -1,5 +1,5 @@
-"""Text and tokens: encodings, Gulliver's Travels verified and cleaned, splitting, sampling, and simple baselines
-(notebook 07)."""
+"""From text to batches: tokenizers, Gulliver's Travels verified and cleaned, the split, random batches, and n-gram
+baselines (notebook 07)."""
 
 import base64
 import functools
@@ -13,11 +13,11 @@ import numpy as np
 import tiktoken
 import torch
 
-from helpers import assets
+from helpers.machine import assets
 
 END_OF_TEXT = "<|endoftext|>"
-# How GPT-2 cuts a text into pieces before merging bytes: contractions, words with their leading space, numbers, other
-# signs.
+# How GPT-2 splits a text before it merges bytes: contractions, words with their leading space, numbers, other
+# characters.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 START_MARKER = re.compile(r"\*\*\*\s*START OF.*?\*\*\*", re.IGNORECASE | re.DOTALL)
 END_MARKER = re.compile(
@@ -26,7 +26,7 @@ END_MARKER = re.compile(
 
 
 class Tokenizer:
-    """Text to token ids and back: a thin cover over a tiktoken encoding.
+    """Text to token ids and back: a thin wrapper around a tiktoken encoding.
 
     name: what to call it in a caption; vocab_size: V; end_of_text: the id of <|endoftext|>.
     """
@@ -36,18 +36,18 @@ class Tokenizer:
         self.vocab_size, self.end_of_text = encoding.n_vocab, encoding.eot_token
 
     def encode(self, text):
-        """Text -> ids (T,) int64. The letters "<|endoftext|>" inside a text are read as plain letters."""
+        """Text -> ids (T,) int64. The characters "<|endoftext|>" in a text are encoded as plain text."""
         return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
 
     def decode(self, ids):
-        """ids, a list or a tensor of one dimension -> text. Bytes that are not whole characters become U+FFFD."""
+        """ids, a list or a 1-D tensor -> text. Bytes that do not form complete characters become U+FFFD."""
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
         if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
             raise ValueError(f"ids run from {min(ids)} to {max(ids)}; {self.name} knows 0 to {self.vocab_size - 1}.")
         return self.encoding.decode(ids)
 
     def pieces(self, text):
-        """The tokens of a text as strings, to be shown to a reader."""
+        """The tokens of a text as strings, for a reader."""
         return [self.encoding.decode([i]) for i in self.encoding.encode_ordinary(text)]
 
 
@@ -55,8 +55,8 @@ class Tokenizer:
 def load_tokenizer(name="gpt2"):
     """A tokenizer: "gpt2", OpenAI's with 50,257 tokens, or "course", this course's own with 4,096 (data/README.md).
 
-    When GPT-2's files are not to be had, "gpt2" gives the course's with a visible line. Raises ValueError for another
-    name.
+    When GPT-2's files are not available, "gpt2" returns the course's, with a visible line. Raises ValueError for any
+    other name.
     """
     if name == "gpt2":
         try:
@@ -66,7 +66,7 @@ def load_tokenizer(name="gpt2"):
             assets.stand_in(Path("course.tiktoken"), course.name, "GPT-2's (50,257 tokens)", unavailable.reason)
             return course
         before = os.environ.get("TIKTOKEN_CACHE_DIR")
-        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # its files are there and verified: tiktoken fetches nothing
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)  # its files exist and are verified: tiktoken downloads nothing
         try:
             return Tokenizer(tiktoken.get_encoding("gpt2"), "GPT-2's tokenizer (50,257 tokens)")
         finally:
@@ -80,15 +80,15 @@ def load_tokenizer(name="gpt2"):
             "course", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
         )
         return Tokenizer(encoding, f"the course's tokenizer ({encoding.n_vocab:,} tokens)")
-    raise ValueError(f'load_tokenizer({name!r}): "gpt2" or "course" was expected.')
+    raise ValueError(f'load_tokenizer({name!r}): expected "gpt2" or "course".')
 
 
 def tokenizer_for(vocab_size):
-    """The tokenizer that a model with this vocabulary was trained with. Raises ValueError when the course has none."""
+    """The tokenizer that a model with this vocabulary was trained with. Raises ValueError if the course has none."""
     for name in ("gpt2", "course") if vocab_size > 50_000 else ("course",):
         if load_tokenizer(name).vocab_size == vocab_size:
             return load_tokenizer(name)
-    raise ValueError(f"No tokenizer that can be had here has {vocab_size:,} tokens, as the model expects.")
+    raise ValueError(f"No available tokenizer has {vocab_size:,} tokens, as the model expects.")
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class Corpus:
     is_stand_in: bool = False
 
     def split(self, test_share=0.1):
-        """The beginning for training and the end for testing: two sequences of ids. Raises ValueError if one is
-        empty."""
+        """The training set (the beginning) and the test set (the end), two sequences of ids. Raises ValueError if one
+        is empty."""
         if not 0 < test_share < 1:
-            raise ValueError(f"test_share={test_share}: a share between 0 and 1 was expected, such as 0.1.")
+            raise ValueError(f"test_share={test_share}: expected a share between 0 and 1, such as 0.1.")
         end_of_training = int(len(self.ids) * (1 - test_share))
         if not 0 < end_of_training < len(self.ids):
             raise ValueError(f"{self.title}: {len(self.ids)} tokens are too few to split with test_share={test_share}.")
@@ -123,7 +123,7 @@ def read_text(path):
     bytes."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. Give the path of a text file, seen from {Path.cwd()}.")
+        raise FileNotFoundError(f"There is no file {path}. Give the path of a text file, relative to {Path.cwd()}.")
     raw = path.read_bytes()
     wrong = raw.find(b"\0")  # UTF-16, which Windows calls Unicode, has zero bytes; UTF-8 text has none
     try:
@@ -136,11 +136,11 @@ def read_text(path):
 
 
 def strip_gutenberg(text):
-    """Cuts Project Gutenberg's header and licence, however their markers are spelled. Other texts only lose outer
-    space.
+    """Cuts Project Gutenberg's header and licence, however their markers are spelled. Other texts only lose
+    surrounding white space.
 
-    Raises ValueError when there is a start but no end: the file is then cut short, and the licence cannot be told
-    from the book.
+    Raises ValueError for a start without an end: the file is then cut short, and the licence cannot be told from the
+    book.
     """
     start = START_MARKER.search(text)
     if start is None:
@@ -161,28 +161,46 @@ def load_text(path, tokenizer="gpt2", title=None, is_stand_in=False):
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     text = strip_gutenberg(read_text(path))
     if not text:
-        raise ValueError(f"{path} holds no text. Give a file with at least a few thousand words.")
+        raise ValueError(f"{path} contains no text. Give a file with at least a few thousand words.")
     return Corpus(title or Path(path).stem, text, tokenizer.encode(text), tokenizer, is_stand_in)
 
 
 def load_gulliver(tokenizer="gpt2"):
-    """Gulliver's Travels, fetched, verified, cleaned and encoded: a Corpus. Offline: the course's own voyage, and it
-    says so."""
+    """Gulliver's Travels, downloaded, verified, cleaned and encoded: a Corpus. Offline it is the course's own voyage,
+    and a visible line says so."""
     asset = assets.gulliver()
     return load_text(asset.path, tokenizer, asset.title, asset.is_stand_in)
 
 
 def random_batch(ids, batch_size, context, generator=None, device=None):
-    """A random batch: inputs X and targets Y, both (B, T) int64, Y being X moved on by one token.
+    """A random batch: inputs X and targets Y, both (B, T) int64, with Y equal to X shifted by one.
 
-    ids (N,) int64; context is T. Every start from 0 to N - T - 1 is equally likely, and no data set is built: a column
-    of starts plus a row of offsets gives all positions. device: where X and Y go (default: where ids are).
+    ids (N,) int64; context is T. Every start from 0 to N - T - 1 is equally likely, and no data set is built: by
+    broadcasting, a column of starts plus a row of offsets gives all positions. device: where X and Y go (default: where
+    ids are).
     Raises ValueError when the text is empty or too short for one sequence and its targets.
     """
     check_length(ids, context)
     starts = torch.randint(len(ids) - context, (batch_size, 1), generator=generator)  # (B, 1)
     positions = (starts + torch.arange(context)).to(ids.device)  # (B, 1) + (T,) -> (B, T)
     return ids[positions].to(device), ids[positions + 1].to(device)
+
+
+def windows_with(i, N, T):
+    """How many of the N - T possible windows of T tokens contain token i (notebook 07)."""
+    first_start = max(0, i - T + 1)
+    last_start = min(i, N - T - 1)
+    return max(0, last_start - first_start + 1)
+
+
+def expected_coverage(N, T, draws):
+    """The expected share of N tokens that are an input in at least one of `draws` random windows of T tokens
+    (notebook 09)."""
+    tokens = torch.arange(N)
+    first, last = (tokens - T + 1).clamp(min=0), tokens.clamp(max=N - T - 1)
+    containing = (last - first + 1).clamp(min=0).double()  # (N,), how many windows contain each token
+    missed = (1 - containing / (N - T)) ** draws
+    return (1 - missed).mean().item()
 
 
 def check_length(ids, context):
@@ -194,18 +212,36 @@ def check_length(ids, context):
         )
 
 
+def check_training_data(train_ids, test_ids, shape, config, processes=1):
+    """Raises ValueError unless a model of this shape (a GPTConfig) can be trained and tested on these ids by config (a
+    TrainConfig) in so many processes."""
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(f"batch_size={config.batch_size} cannot be divided into {processes} (processes) x "
+                         f"{config.accumulate} (accumulate) equal parts. Use a multiple of {parts}.")
+    for name, ids, context in (("train_ids", train_ids, config.context), ("test_ids", test_ids, 1)):
+        if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device.type != "cpu":
+            raise ValueError(f"{name}: {tuple(ids.shape)}, {ids.dtype}, on {ids.device}; expected one sequence (N,) of "
+                             "torch.int64 on the CPU.")
+        check_length(ids, context)
+        if ids.min() < 0 or ids.max() >= shape.vocab_size:
+            raise ValueError(f"{name} run from {ids.min()} to {ids.max()}; the model knows 0 to "
+                             f"{shape.vocab_size - 1}. Give GPTConfig the tokenizer's vocab_size.")
+    if config.context > shape.n_positions:
+        raise ValueError(f"context={config.context}: the model reads at most {shape.n_positions} (n_positions).")
+
+
 def ngram_losses(train_ids, test_ids, vocab_size):
     """What counting alone achieves: the test loss in nats per token of a unigram and an interpolated bigram model.
 
-    Unigram: how often each token occurs, with alpha added to every count. Bigram: a share of how often it followed the
-    token before, the rest from the unigram (all of it after a token never seen before). alpha and the share are
-    chosen on the last tenth of the training part,
-    never on
-    the test part. Returns {"unigram": ..., "bigram": ...}. Source: Jelinek and Mercer, 1980.
+    Unigram: how often each token occurs, with alpha added to every count. Bigram: lambda times how often a token
+    followed the one before it, plus 1 - lambda times the unigram (the unigram alone after a token never seen). alpha
+    and lambda are chosen on the last tenth of the training set, never on the test set.
+    Returns {"unigram": ..., "bigram": ...}. Source: Jelinek and Mercer, 1980.
     """
     train, test = np.asarray(train_ids), np.asarray(test_ids)
     if len(train) < 20 or len(test) < 2:
-        raise ValueError(f"{len(train)} training and {len(test)} test tokens: at least 20 and 2 were expected.")
+        raise ValueError(f"{len(train)} training and {len(test)} test tokens: expected at least 20 and 2.")
 
     def token_probabilities(seen, new):  # for each alpha, of each new token but the first
         counts = np.bincount(seen, minlength=vocab_size)

@@ -1,10 +1,10 @@
-"""Model 5: the complete GPT-2 in one file that reads from top to bottom. Notebook 02 builds it step by step.
+"""Model 5: all of GPT-2 in one file that reads from top to bottom. Notebook 02 builds it step by step.
 
-One set of letters everywhere: B sequences in the batch, T tokens in a sequence, C = n_embd numbers per token,
-V tokens in the vocabulary, nh attention heads, hs = C / nh numbers per head.
+The same letters everywhere: B sequences in a batch, T tokens in a sequence, C = n_embd elements in a token's vector,
+V tokens in the vocabulary, nh attention heads, hs = C / nh elements per head.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, and OpenAI's released GPT-2.
-The parameter names are GPT-2's own, so they line up with Hugging Face's one to one.
+The parameter names are GPT-2's own, so they match Hugging Face's one to one.
 """
 
 import math
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
-ROWS_AT_ONCE = {"cuda": 2048, "other": 256}  # logits that the loss makes at once: more keep a GPU busy
-SIZES = {
+from helpers.loss import chunked_cross_entropy
+
+SIZES = {  # OpenAI's four models
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024},
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280},
@@ -28,7 +28,7 @@ SIZES = {
 class GPTConfig:
     """The shape of a GPT-2. The defaults are GPT-2 small, which the course calls Model 5 (notebook 02).
 
-    The names are Hugging Face's. Raises ValueError when the numbers cannot make a model.
+    The names are Hugging Face's. Raises ValueError when no model can have this shape.
     """
 
     vocab_size: int = 50257  # V, the number of different tokens
@@ -36,7 +36,7 @@ class GPTConfig:
     n_embd: int = 768  # C, the width of the residual stream
     n_layer: int = 12  # the number of blocks
     n_head: int = 12  # nh, the attention heads of each block
-    dropout: float = 0.0  # probability of zeroing a number, in training only (GPT-2 was trained with 0.1)
+    dropout: float = 0.0  # probability of zeroing an activation, in training only
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True  # one matrix embeds the tokens and scores the next one
 
@@ -44,20 +44,19 @@ class GPTConfig:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"GPTConfig({name}={value!r}): a whole number of at least 1 was expected.")
+                raise ValueError(f"GPTConfig({name}={value!r}): expected a whole number of at least 1.")
         if self.n_embd % self.n_head:
-            best = -(-self.n_embd // self.n_head) * self.n_head
-            raise ValueError(f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads are equally wide, so "
-                             f"n_embd must be divisible by n_head. Try n_embd={best}.")
+            next_multiple = math.ceil(self.n_embd / self.n_head) * self.n_head
+            raise ValueError(f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads have the same width, "
+                             f"so n_embd must be divisible by n_head. Try n_embd={next_multiple}.")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"GPTConfig(dropout={self.dropout!r}): a probability from 0 up to, not including, 1 "
-                             "was expected.")
+            raise ValueError(f"GPTConfig(dropout={self.dropout!r}): expected a probability of at least 0 and below 1.")
 
     @classmethod
     def named(cls, name, **changes):
         """The configuration of one of OpenAI's four models: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl".
 
-        changes replace single fields. Raises ValueError for another name.
+        changes replace single fields. Raises ValueError for any other name.
         """
         if name not in SIZES:
             raise ValueError(f"GPTConfig.named({name!r}): there is no such GPT-2. Choose one of {', '.join(SIZES)}.")
@@ -72,7 +71,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # Q, K and V of all heads in one matrix
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # W0: mixes what the heads have found
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)  # W0: mixes the heads' results
 
     def forward(self, x, cache=None):
         B, T, C = x.shape
@@ -83,7 +82,7 @@ class CausalSelfAttention(nn.Module):
             k, v, mask = cache.append(k, v)  # (B, nh, T, hs) -> (B, nh, all tokens so far, hs)
         y = F.scaled_dot_product_attention(  # softmax(q k' / sqrt(hs) + mask) v
             q, k, v, attn_mask=mask,
-            is_causal=cache is None or T > 1,  # one new token may look at everything that is in the cache
+            is_causal=cache is None or T > 1,  # a single new token may look at everything in the cache
             dropout_p=self.dropout if self.training else 0.0,
         )
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) -> (B, T, C)
@@ -91,7 +90,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Each token is processed on its own: four times wider, a GELU, and back (notebook 02)."""
+    """Processes each token on its own: four times wider, a GELU, and back (notebook 02)."""
 
     def __init__(self, config):
         super().__init__()
@@ -105,7 +104,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: attention, then MLP, each normalised before and added to what came in (notebook 02)."""
+    """One transformer block: attention, then the MLP. Each reads a normalised input and adds its result to the
+    residual stream (notebook 02)."""
 
     def __init__(self, config):
         super().__init__()
@@ -130,42 +130,35 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        with torch.device("meta"):  # shapes only: _initialise draws the numbers, each of them once
-            self.transformer = nn.ModuleDict({
-                "wte": _embedding(config.vocab_size, config.n_embd),  # what each token is
-                "wpe": _embedding(config.n_positions, config.n_embd),  # where it stands
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
-            })
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        (self.transformer if config.tie_word_embeddings else self).to_empty(device=torch.get_default_device())
+        self.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(config.vocab_size, config.n_embd),  # a vector for each token
+            "wpe": nn.Embedding(config.n_positions, config.n_embd),  # a vector for each position
+            "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+            "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+        })
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight  # the same Parameter, not a copy of it
-        self._initialise()
 
-    @torch.no_grad()
-    def _initialise(self):
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.ndim == 1:  # LayerNorm
-                parameter.fill_(1.0)
-            elif name.endswith("c_proj.weight"):  # two projections per block add to the residual stream
-                parameter.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer))
-            else:
-                parameter.normal_(std=0.02)
+                nn.init.zeros_(parameter)
+            elif name.endswith("c_proj.weight"):  # two per block add to the residual stream: keep their sum small
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            elif parameter.ndim == 2:  # matrices; the weights of the LayerNorms stay at 1
+                nn.init.normal_(parameter, std=0.02)
 
     def forward(self, ids, targets=None, cache=None, last_only=False):
-        """Scores the next token, or measures the loss when targets are given.
+        """Scores the next token, or computes the loss when targets are given.
 
-        cache: a helpers.generation.KeyValueCache; ids are then only the tokens that it has not seen yet.
+        cache: a helpers.generation.KeyValueCache; ids are then only the tokens that it does not hold yet.
         last_only: logits (B, 1, V) of the last position alone, which is all that generation needs.
         Raises ValueError for ids of a wrong shape, type, length, device or (on a CPU) range.
         """
         start = 0 if cache is None else cache.length
         look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
         check_ids(ids, "ids", self.config, start, look, self.lm_head.weight.device)
-        # (T,), on the ids' own device. A cache's position is the same as start, but a tensor in a recorded step.
+        # (T,), on the ids' own device. cache.position equals start, but is a tensor in a recorded decoding step.
         positions = torch.arange(ids.shape[1], device=ids.device) + (0 if cache is None else cache.position)
 
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T) and (T,) -> (B, T, C)
@@ -180,88 +173,28 @@ class GPT(nn.Module):
             return self.lm_head(x)  # (B, T, C) -> (B, T, V)
         check_ids(targets, "targets", self.config, start, look, ids.device)
         if targets.shape != ids.shape:
-            raise ValueError(f"targets have the shape {tuple(targets.shape)}, but ids {tuple(ids.shape)}: "
+            raise ValueError(f"targets has the shape {tuple(targets.shape)}, but ids has {tuple(ids.shape)}: "
                              "give one target per id.")
         return chunked_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # (B*T, C) -> ()
 
 
-def _embedding(rows, width):
-    """An nn.Embedding (rows, width) without numbers. Its own constructor would draw some, and on "meta" that alone
-    imports the machinery of torch.compile, which takes seconds."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
-
-
 def check_ids(ids, name, config, start=0, look=True, device=None):
-    """Raises ValueError unless ids are (B, T) whole numbers that a model, on a device, can read after `start` others.
+    """Raises ValueError unless ids are (B, T) int64, on the device, and fit into the context after `start` tokens.
 
-    look: also look at the values. On a GPU that would make the CPU wait, so forward() looks only on a CPU; train() and
-    generate() look once, before they start.
+    look: also check the values. On a GPU that would make the CPU wait, so forward() does it on a CPU only; train() and
+    generate() do it once, before they start.
     """
     if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(
-            f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; (B, T) of torch.int64 was expected. "
-            f"A single sequence becomes a batch of one with {name}[None]."
-        )
+        raise ValueError(f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; expected (B, T) and "
+                         f"torch.int64. A single sequence becomes a batch of one with {name}[None].")
     if device is not None and ids.device != device:
-        raise ValueError(
-            f"{name} are on {ids.device}, the model is on {device}. Give it {name}.to(device), or move it with "
-            "model.to(device): all must be on the same device."
-        )
+        raise ValueError(f"{name} are on {ids.device}, the model is on {device}. Give it {name}.to(device), or move "
+                         "it with model.to(device): all must be on the same device.")
     if not 1 <= ids.shape[1] <= config.n_positions - start:
-        raise ValueError(
-            f"{name} hold {start + ids.shape[1]} tokens per sequence; this model reads 1 to {config.n_positions} "
-            f"(n_positions). Keep the last ones: {name}[:, -{config.n_positions}:]."
-        )
+        raise ValueError(f"{name} hold {start + ids.shape[1]} tokens per sequence; this model reads 1 to "
+                         f"{config.n_positions} (n_positions). Keep the last ones: {name}[:, -{config.n_positions}:].")
     if look and ids.numel():
         low, high = ids.min().item(), ids.max().item()
         if low < 0 or high >= config.vocab_size:
-            raise ValueError(
-                f"{name} run from {low} to {high}; this model knows 0 to {config.vocab_size - 1} "
-                f"(vocab_size {config.vocab_size}). Was the text encoded with another tokenizer?"
-            )
-
-
-def chunked_cross_entropy(x, weight, targets, rows=None):
-    """Mean cross-entropy of the logits x @ weight.T, a few rows at a time (notebooks 03 and 07).
-
-    x (N, C), weight (V, C), targets (N,) int64 -> a scalar in nats. The N x V logits are the largest tensor of a
-    training step. Here at most `rows` of them exist at once (default: ROWS_AT_ONCE), and nothing is computed twice:
-    each piece's share of the gradient is taken at once, since that of a cross-entropy is known in advance.
-    F.linear_cross_entropy of torch 2.13 follows the same idea. The loss can be differentiated once, not twice.
-    """
-    return _ChunkedCrossEntropy.apply(x, weight, targets, rows, torch.is_grad_enabled())
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The gradient for a row of logits is softmax(logits), minus 1 at the target; from it, one product gives that of x
-    and one that of the weight."""
-
-    @staticmethod
-    def forward(ctx, x, weight, targets, rows, with_gradient):
-        dtype = (x[:0] @ weight[:0].T).dtype  # what products come out in: 16 bits under autocast
-        # Fewer rows in float16, because the sum over many rows in weight_grad can overflow.
-        rows = rows or ROWS_AT_ONCE["cuda" if x.is_cuda and dtype != torch.float16 else "other"]
-        matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
-        x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
-        for piece, target, piece_grad in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
-            log_p = (piece @ matrix.T).log_softmax(dim=-1, dtype=torch.float32)  # (rows, C) -> (rows, V)
-            loss -= log_p.gather(-1, target).sum()
-            if with_gradient:
-                grad = log_p.exp_().scatter_add_(-1, target, log_p.new_full(target.shape, -1.0)).to(dtype)
-                piece_grad.copy_(grad @ matrix)  # (rows, V) -> (rows, C)
-                if dtype == weight_grad.dtype:
-                    torch.addmm(weight_grad, grad.T, piece, out=weight_grad)  # (V, rows) and (rows, C) -> (V, C)
-                else:  # many products in 16 bits, added up in 32
-                    weight_grad += grad.T @ piece
-                del log_p, grad  # before the next piece is made
-        if with_gradient:
-            ctx.save_for_backward(x_grad.div_(len(x)), weight_grad.div_(len(x)))
-        return loss / len(x)
-
-    @staticmethod
-    @once_differentiable  # the gradients are plain numbers by now: a second derivative would silently be wrong
-    def backward(ctx, scale):
-        x_grad, weight_grad = ctx.saved_tensors
-        if scale.device.type == "cpu" and not torch.compiler.is_compiling() and scale == 1:
-            return x_grad, weight_grad, None, None, None  # saves a copy as large as the vocabulary's matrix
-        return x_grad * scale, weight_grad * scale, None, None, None
+            raise ValueError(f"{name} run from {low} to {high}; this model knows 0 to {config.vocab_size - 1} "
+                             f"(vocab_size {config.vocab_size}). Was the text encoded with another tokenizer?")

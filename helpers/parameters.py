@@ -20,7 +20,7 @@ def group_of(name):
     fitting = [group for group, part in GROUPS.items() if part in name]
     if len(fitting) != 1:
         raise ValueError(
-            f"The parameter {name!r} fits {fitting or 'no group'}; exactly one of {list(GROUPS)} was expected."
+            f"The parameter {name!r} fits {fitting or 'no group'}; expected exactly one of {list(GROUPS)}."
         )
     return fitting[0]
 
@@ -37,7 +37,7 @@ def count_parameters(model):
 
 
 def parameter_formula(config):
-    """The same numbers from the configuration alone, term by term. V, P, C, L: vocabulary, positions, width, layers."""
+    """The same counts from the configuration alone, term by term. V, P, C, L: vocabulary, positions, width, layers."""
     V, P, C, L = config.vocab_size, config.n_positions, config.n_embd, config.n_layer
     counts = {
         "token embedding": V * C,
@@ -51,13 +51,13 @@ def parameter_formula(config):
 
 
 def meta_model(config):
-    """A GPT whose tensors have shapes and no numbers: any size can be counted in no memory."""
+    """A GPT whose tensors have shapes but no contents: any size can be counted without memory."""
     with torch.device("meta"):
         return GPT(config)
 
 
-# Beyond GPT-2 (notebook 05). A configuration's numbers as huggingface.co/<repository> has them in config.json, and the
-# total that the same page gives for the weights. Mixtral: Jiang et al. 2024, arXiv:2401.04088. Qwen3: arXiv:2505.09388.
+# Beyond GPT-2 (notebook 05). Configurations as in config.json at huggingface.co/<repository>, and the total number of
+# parameters that the same page states. Mixtral: Jiang et al. 2024, arXiv:2401.04088. Qwen3: arXiv:2505.09388.
 FIELDS = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads",
           "num_key_value_heads", "head_dim", "tie_word_embeddings")
 PUBLISHED = {  # name: repository, its total, kind of model, FIELDS
@@ -97,7 +97,7 @@ def architecture(name, **changes):
         config = AutoConfig.for_model(kind, **{**dict(zip(FIELDS, values)), **EXPERTS.get(name, {}), **changes})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()  # early versions of transformers 5 leave that open on the meta device
+    model.tie_weights()  # early versions of transformers 5 leave them untied on the meta device
     return model
 
 
@@ -118,11 +118,11 @@ def count_parts(model):
 
 
 def costs_per_token(model, context, cache_bytes=2):
-    """What one token costs a transformers model that looks back at context tokens: {"active", "flops", "cache"}.
+    """What one token costs a transformers model that attends to context tokens: {"active", "flops", "cache"}.
 
-    active: parameters that take part (of a mixture, only the chosen experts). flops: of the forward pass, 2 for each
-    number in a matrix and 4 for each number of a query, of each layer and token looked at. cache: bytes that keys and
-    values occupy, with cache_bytes each.
+    active: parameters in use (in a mixture of experts, only the chosen experts). flops: of the forward pass, 2 for each
+    entry of a matrix, and 4 for each element of a query, in each layer and for each token attended to. cache: bytes of
+    the keys and values, with cache_bytes for each element.
     """
     config, active, multiplied = model.config, 0, 0
     experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", 1)

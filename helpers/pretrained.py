@@ -1,14 +1,14 @@
-"""Hugging Face's GPT-2 and Model 5: the same names, the same numbers, checked tensor by tensor (notebook 04)."""
+"""Hugging Face's GPT-2 to Model 5 and back: the same names and weights, checked tensor by tensor (notebook 04)."""
 
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from helpers import assets
+from helpers.machine import assets
 from helpers.model import GPT, GPTConfig
 
 # Hugging Face stores these four as Conv1D, (inputs, outputs); nn.Linear stores (outputs, inputs).
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-# What GPT-2 is, as Hugging Face's configuration says it. Another value means another model than Model 5.
+# GPT-2's values in Hugging Face's configuration. With another value the model is not Model 5.
 EXPECTED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "scale_attn_weights": (True,),
@@ -25,7 +25,7 @@ def from_huggingface(hf_model):
     """
     if not isinstance(hf_model, GPT2LMHeadModel):
         raise TypeError(
-            f"from_huggingface got a {type(hf_model).__name__}; a transformers GPT2LMHeadModel was expected."
+            f"from_huggingface got a {type(hf_model).__name__}; expected a transformers GPT2LMHeadModel."
         )
     hf = hf_model.config
     for field, allowed in EXPECTED.items():
@@ -85,7 +85,7 @@ def to_huggingface(model):
 
 
 def load_huggingface_gpt2(**settings):
-    """transformers' own GPT-2 small from the course's files, or the course's small GPT-2 with a visible line.
+    """transformers' own GPT-2 small from the course's files, or the course's small GPT-2, announced by a line.
 
     settings go to from_pretrained, such as attn_implementation="eager".
     """
@@ -94,6 +94,6 @@ def load_huggingface_gpt2(**settings):
 
 
 def load_gpt2():
-    """Model 5 with OpenAI's weights, in evaluation mode; where they are not to be had, the course's small GPT-2, and
-    it says so."""
+    """Model 5 with OpenAI's weights, in evaluation mode. Where they are not available, the course's small GPT-2, and a
+    visible line says so."""
     return from_huggingface(load_huggingface_gpt2()).eval()

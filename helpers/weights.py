@@ -1,26 +1,26 @@
-"""Distributions of trained weights: histograms, and statistics that survive outliers beside those that do not
+"""Distributions of trained weights: histograms, robust statistics beside others, and the loss with replaced weights
 (notebook 06)."""
 
 import json
 
 import torch
 
-from helpers import assets
+from helpers.machine import assets
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 
 
 def summarise(values):
-    """What a set of numbers looks like, as a dictionary. values: a tensor of any shape; computed in float64.
+    """Statistics of a tensor's entries as a dictionary. values: any shape; computed in float64.
 
-    count, mean, std; mad, the median distance from the median, which a few huge values cannot move; kurtosis (excess,
+    count, mean, std; mad, the median distance from the median, which a few huge values do not change; kurtosis (excess,
     0 for a normal distribution); within_0.05, the share of values closer than 0.05 to zero; median_abs; min, max;
     quantiles.
-    Raises ValueError for fewer than two numbers or any that is not finite.
+    Raises ValueError for fewer than two values, or any that is not finite.
     """
     x = values.detach().flatten().cpu().double()  # MPS has no float64
     if len(x) < 2 or not torch.isfinite(x).all():
-        raise ValueError(f"summarise() got {len(x)} numbers; at least two, all finite, were expected.")
+        raise ValueError(f"summarise() got {len(x)} values; expected at least two, all finite.")
     ordered = x.sort().values
     centred, median = x - x.mean(), _quantile(ordered, 0.5)
     variance = centred.square().mean()
@@ -39,7 +39,7 @@ def summarise(values):
 
 
 def _quantile(ordered, q):
-    """The q-quantile of sorted numbers, interpolated (torch.quantile refuses more than 16 million numbers)."""
+    """The q-quantile of sorted values, interpolated (torch.quantile refuses more than 16 million values)."""
     position = q * (len(ordered) - 1)
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
@@ -47,7 +47,7 @@ def _quantile(ordered, q):
 
 
 def _median(x):
-    """The median, found without sorting, which takes a fraction of the time."""
+    """The median, without sorting, in a fraction of the time."""
     return ((x.kthvalue((len(x) + 1) // 2).values + x.kthvalue(len(x) // 2 + 1).values) / 2).item()
 
 
@@ -69,13 +69,13 @@ def tensor_statistics(name, tensor):
 
     Names are GPT-2's without "transformer.". An embedding also gets "std_by_dimension", one std for each column.
     """
-    name, spread, found = name.removeprefix("transformer."), 0.5 if tensor.ndim == 2 else 2.0, {}
+    name, spread, statistics = name.removeprefix("transformer."), 0.5 if tensor.ndim == 2 else 2.0, {}
     parts = split_qkv(tensor) if ".c_attn." in name else {}
     for key, part in {name: tensor, **{name.replace("c_attn", f"c_attn.{x}"): parts[x] for x in parts}}.items():
-        found[key] = {**summarise(part), "histogram": histogram(part, -spread, spread, 100)}
+        statistics[key] = {**summarise(part), "histogram": histogram(part, -spread, spread, 100)}
     if name in ("wte.weight", "wpe.weight"):
-        found[name]["std_by_dimension"] = tensor.detach().cpu().double().std(dim=0).tolist()
-    return found
+        statistics[name]["std_by_dimension"] = tensor.detach().cpu().double().std(dim=0).tolist()
+    return statistics
 
 
 def recorded_gpt2_statistics():
@@ -90,10 +90,10 @@ def statistics(model=None):
     """
     if model is None:
         return recorded_gpt2_statistics()["tensors"]
-    found = {}
+    by_name = {}
     for name, parameter in model.named_parameters():  # lists a tied tensor once
-        found |= tensor_statistics(name, parameter)
-    return found
+        by_name |= tensor_statistics(name, parameter)
+    return by_name
 
 
 def by_layer(statistics, part, key):
@@ -123,3 +123,29 @@ def rank_correlation(values):
     """Spearman's correlation of values with their positions 0, 1, ...: 1 if they only rise, -1 if they only fall."""
     ranks = torch.tensor(values, dtype=torch.float64).argsort().argsort().double()
     return torch.corrcoef(torch.stack([torch.arange(len(values)).double(), ranks]))[0, 1].item()
+
+
+REPLACEMENTS = {
+    "noise": lambda x: x.mean() + x.std() * torch.randn_like(x),
+    "shuffled": lambda x: x.flatten()[torch.randperm(x.numel()).to(x.device)].view_as(x),
+    "zeros": torch.zeros_like,
+}
+
+
+@torch.no_grad()
+def loss_with(model, layers, part, how, measure):
+    """measure(model) while one matrix of each of these layers is replaced. The model is restored afterwards.
+
+    part: "Q", "K", "V" or "W0". how: "noise" of the matrix's own mean and std, its own entries "shuffled", or "zeros".
+    """
+    attentions = [model.transformer.h[layer].attn for layer in layers]
+    pieces = [attn.c_proj.weight if part == "W0" else split_qkv(attn.c_attn.weight)[part]
+              for attn in attentions]  # views
+    kept = [piece.clone() for piece in pieces]
+    try:
+        for piece in pieces:
+            piece.copy_(REPLACEMENTS[how](piece))
+        return measure(model)
+    finally:
+        for piece, old in zip(pieces, kept):
+            piece.copy_(old)

@@ -1,17 +1,20 @@
-"""The ledger: what you will often read about GPT-2, what a notebook measured, and whether it holds."""
+"""The ledger: what you will often read about GPT-2, what a notebook has measured, and whether the claim holds."""
 
 import json
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
+
+from IPython.display import display
+
+from helpers.course.display import render_table
 
 VERDICTS = ("holds", "does not hold", "depends", "unmeasured here", "to come")
 MIME = "application/vnd.gpt2-course.claims+json"  # readable by a program from the notebook's stored output
 
-# Rows that somebody measured on the real GPT-2: scripts/claims_table.py --record writes them.
-RECORD = Path(__file__).resolve().parent.parent / "data" / "measurements" / "claims.json"
+# Rows measured on the real GPT-2: `python -m scripts.claims_table --record` writes them.
+RECORD = Path(__file__).resolve().parents[2] / "data" / "measurements" / "claims.json"
 
-# "You will often read that ..." The numbers are those of the README's table.
+# "You will often read that ..." The numbers are those of CLAIMS.md.
 STATEMENTS = {
     1: "d_k in the attention formula is the size of the embedding.",
     2: "One fused QKV matrix gives the same numbers as three separate ones, and is faster.",
@@ -53,7 +56,7 @@ STATEMENTS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the ledger. measured and measured_on are computed where the row is added, not typed in."""
+    """One row of the ledger. measured and measured_on are computed where the row is added, never typed in."""
 
     number: int
     statement: str
@@ -64,13 +67,13 @@ class Claim:
 
 
 def recorded(number):
-    """The recorded row of a claim that needs GPT-2's real weights, with its date, or None."""
+    """The recorded row of a claim that needs GPT-2's real weights, with its date; None if nothing is recorded."""
     rows = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     return rows.get(str(number))
 
 
 class Ledger:
-    """The claims of one notebook: add() each where it is measured, show() the table at the end."""
+    """The claims of one notebook: add() each one where it is measured, show() the table at the end."""
 
     def __init__(self, notebook):
         self.notebook, self.claims = notebook, []
@@ -78,15 +81,15 @@ class Ledger:
     def add(self, number, measured, measured_on, verdict, condition=""):
         """Adds a row. verdict: one of VERDICTS, or a bool for holds / does not hold. "depends" needs its condition.
 
-        A second row of the same number replaces the first, so a cell may be run again. A row that is "unmeasured here"
-        shows the recorded measurement and its origin beside it, if there is one.
-        Raises ValueError for an unknown number or a verdict that is none.
+        A second row with the same number replaces the first, so a cell can be run again. Beside a row that is
+        "unmeasured here" the recorded measurement and its origin are shown, if there is one.
+        Raises ValueError for an unknown number or verdict.
         """
         verdict = {True: "holds", False: "does not hold"}.get(verdict, verdict)
         if number not in STATEMENTS:
             raise ValueError(f"Claim {number} is not in STATEMENTS.")
         if verdict not in VERDICTS:
-            raise ValueError(f"verdict={verdict!r}: one of {', '.join(VERDICTS)} was expected.")
+            raise ValueError(f"verdict={verdict!r}: expected one of {', '.join(VERDICTS)}.")
         if verdict == "depends" and not condition:
             raise ValueError(f"Claim {number} depends, but on what? Give the condition.")
         if verdict == "unmeasured here" and (row := recorded(number)):
@@ -97,15 +100,18 @@ class Ledger:
 
     def show(self):
         """Displays the table."""
-        from IPython.display import display
-
         rows = sorted(self.claims, key=lambda claim: claim.number)
         data = {MIME: {"notebook": self.notebook, "claims": [asdict(row) for row in rows]}}
-        display({**data, "text/html": _html(rows), "text/plain": _plain(rows)}, raw=True)
+        display({**render_table([_columns(row) for row in rows]), "text/plain": _plain(rows), **data}, raw=True)
 
 
 def _verdict(row):
     return f"{row.verdict}: {row.condition}" if row.condition else row.verdict
+
+
+def _columns(row):
+    return {"#": str(row.number), "You will often read that": row.statement, "Measured": row.measured,
+            "On": row.measured_on, "Verdict": _verdict(row)}
 
 
 def _plain(rows):
@@ -113,20 +119,3 @@ def _plain(rows):
         f"{r.number}. {r.statement}\n   measured: {r.measured} (on {r.measured_on})\n   verdict: {_verdict(r)}"
         for r in rows
     )
-
-
-def _html(rows):
-    head = "".join(
-        f"<th style='text-align:left'>{name}</th>"
-        for name in ("#", "You will often read that", "Measured", "On", "Verdict")
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td style='text-align:left; vertical-align:top; white-space:normal'>{escape(str(cell))}</td>"
-            for cell in (row.number, row.statement, row.measured, row.measured_on, _verdict(row))
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table style='font-size:100%'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from transformers.pytorch_utils import Conv1D
 
-from helpers.exercises import Exercise, NotYet, needs_answer
+from helpers.course.checking import Exercise, NotYet, needs_answer
 
 # --- Conv1D as nn.Linear ---------------------------------------------------------------------------------------------
 
@@ -39,16 +39,16 @@ def _test_linear(attempt):
         conv = random_conv(outputs, 6)
         answer = needs_answer(attempt(conv))
         if not isinstance(answer, nn.Linear):
-            raise NotYet(f"An nn.Linear was expected; yours is a {type(answer).__name__}.")
+            raise NotYet(f"Expected an nn.Linear; your function returned a {type(answer).__name__}.")
         if tuple(answer.weight.shape) != (outputs, 6):
-            raise NotYet(f"For {what} the weight must be ({outputs}, 6), outputs first; yours is "
+            raise NotYet(f"For {what} the weight must have the shape ({outputs}, 6), outputs first; yours has "
                          f"{tuple(answer.weight.shape)}.")
         if answer.bias is None or not torch.equal(answer.bias, conv.bias):
-            raise NotYet("The bias has to be copied too: one number per output, no transposition.")
+            raise NotYet("Copy the bias, too: it has one element per output and needs no transposition.")
         if not torch.allclose(answer(x), conv(x), atol=1e-5):
-            raise NotYet(f"The shapes fit, but the products differ for {what}. A square matrix does not complain when "
-                         "it is not transposed.")
-    return "Equal products, also for the square matrix, whose shape cannot tell you that it is transposed."
+            raise NotYet(f"The shapes fit, but the products differ for {what}. A square matrix raises no error when it "
+                         "is not transposed.")
+    return "The products are equal, also for the square matrix, whose shape does not show whether it is transposed."
 
 
 # --- temperature and entropy -----------------------------------------------------------------------------------------
@@ -61,43 +61,43 @@ def next_token(logits, temperature):
 
 
 def _test_temperature(attempt):
-    """Compares both answers at three temperatures; at the lowest, most probabilities are exactly 0."""
+    """Compares both results at three temperatures; at the lowest, most probabilities are exactly 0."""
     logits = torch.tensor([[[1.0, 4.0, 0.0, 2.0, 1.0], [0.5, 0.0, 3.0, 1.0, 2.0], [2.0, 1.0, 0.0, 1.0, 3.5]]])
     for temperature in (1.0, 2.0, 0.01):
         answer = needs_answer(attempt(logits.clone(), temperature))
         if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise NotYet("Two answers were expected: return probabilities, entropy.")
+            raise NotYet("Expected two results: return probabilities, entropy.")
         p, H = torch.as_tensor(answer[0]).float(), torch.as_tensor(answer[1]).float()
         _check_probabilities(p, logits, temperature)
         right = next_token(logits, temperature)[1].item()
         if H.numel() != 1:
-            raise NotYet(f"The entropy is one number; yours has the shape {tuple(H.shape)}. Add up over the tokens.")
+            raise NotYet(f"The entropy is one number; yours has the shape {tuple(H.shape)}. Sum over the tokens.")
         H = H.item()
         if math.isnan(H):
             raise NotYet(f"At temperature {temperature} some probabilities are exactly 0, and 0 * log(0) is nan in "
-                         "PyTorch. Such a token must add 0.")
+                         "PyTorch. Such a token must contribute 0.")
         if not math.isclose(H, right, abs_tol=1e-4):
             if math.isclose(H, -right, abs_tol=1e-4):
-                raise NotYet("An entropy is never negative: log p is. Turn the sign.")
+                raise NotYet("An entropy is never negative, but log p is. Change the sign.")
             if math.isclose(H, right / math.log(2), rel_tol=1e-4):
-                raise NotYet("That is the entropy in bits. In nats the logarithm is the natural one.")
+                raise NotYet("That is the entropy in bits. For nats, take the natural logarithm.")
             raise NotYet(f"The probabilities are right at temperature {temperature}. Their entropy is {right:.4f} "
-                         f"nats, yours {H:.4f}.")
-    return "Logits divided by the temperature, and no nan where a probability is 0."
+                         f"nats; yours is {H:.4f}.")
+    return "You divide the logits by the temperature, and a probability of 0 does not lead to nan."
 
 
 def _check_probabilities(p, logits, temperature):
     """Raises NotYet unless p is the softmax of the last position's logits over the temperature."""
     last, T, V = logits[0, -1], *logits.shape[1:]
     if tuple(p.shape) != (V,):
-        raise NotYet(f"The probabilities must have the shape ({V},), one for each token; yours have {tuple(p.shape)}. "
+        raise NotYet(f"Expected probabilities of shape ({V},), one for each token; yours have {tuple(p.shape)}. "
                      f"The logits are (1, T, V) = (1, {T}, {V}), and only one position predicts the next token.")
     scores = last.softmax(-1)
     mistakes = {
         "Those are the probabilities after the first token. The next token follows the last position.":
             (logits[0, 0] / temperature).softmax(-1),
         "You divide the probabilities. Divide the logits, then take the softmax.": scores / temperature,
-        "You divide the probabilities, and then make them add up to 1 again: that changes nothing.": scores,
+        "You divide the probabilities and then rescale them to add up to 1: that changes nothing.": scores,
         "You take the softmax twice. Divide the logits, then take it once.": (scores / temperature).softmax(-1),
         "You multiply by the temperature. A high temperature must make the logits smaller.":
             (last * temperature).softmax(-1),
@@ -106,9 +106,9 @@ def _check_probabilities(p, logits, temperature):
         "Those are logits, not probabilities: the softmax is missing.": last / temperature,
     }
     if not torch.allclose(p, (last / temperature).softmax(-1), atol=1e-4):
-        close = [reason for reason, wrong in mistakes.items() if torch.allclose(p, wrong, atol=1e-4)]
-        raise NotYet(close[0] if close else f"At temperature {temperature} the probabilities should be "
-                     f"{[round(x, 3) for x in (last / temperature).softmax(-1).tolist()]}; yours: "
+        reasons = [reason for reason, wrong in mistakes.items() if torch.allclose(p, wrong, atol=1e-4)]
+        raise NotYet(reasons[0] if reasons else f"At temperature {temperature} the probabilities should be "
+                     f"{[round(x, 3) for x in (last / temperature).softmax(-1).tolist()]}; yours are "
                      f"{[round(x, 3) for x in p.tolist()]}.")
 
 
@@ -130,46 +130,47 @@ def _test_nucleus(attempt):
     for p in (0.6, 0.4, 0.8, 1.0):
         right, answer = nucleus(probabilities, p), needs_answer(attempt(probabilities.clone(), p))
         if tuple(answer.shape) != (4,):
-            raise NotYet(f"Four probabilities go in, four must come out; yours have the shape {tuple(answer.shape)}.")
+            raise NotYet(f"Four probabilities go in, so four must come out; yours has the shape {tuple(answer.shape)}.")
         if torch.allclose(answer, right, atol=1e-6):
             continue
         if not torch.isclose(answer.sum(), torch.tensor(1.0), atol=1e-5):
-            raise NotYet(f"For p = {p} yours add up to {answer.sum():.3g}. Divide by the sum of what is kept.")
+            raise NotYet(f"For p = {p} your probabilities add up to {answer.sum():.3g}. Divide by the sum of those "
+                         "that you keep.")
         if torch.allclose(answer.sort().values, right.sort().values, atol=1e-6):
-            raise NotYet("The right numbers in the wrong places: undo the sorting. Token 1 is the likeliest here.")
+            raise NotYet("The values are right, but in the wrong order: undo the sorting. Token 1 is the most likely.")
         if (kept := (answer > 0).sum()) < (needed := (right > 0).sum()):
             raise NotYet(f"For p = {p} you keep {kept} of [0.1, 0.5, 0.15, 0.25]; {needed} are needed to reach p. "
-                         "The token that crosses the line is kept.")
+                         "Keep the token that crosses the line, too.")
         if kept > needed:
             raise NotYet(f"For p = {p} you keep {kept} of [0.1, 0.5, 0.15, 0.25]; {needed} are enough to reach p. Stop "
-                         "there, and begin with the likeliest.")
+                         "there, and begin with the most likely token.")
         shown, wanted = ([round(x, 3) for x in row.tolist()] for row in (answer, right))
-        raise NotYet(f"For p = {p} and [0.1, 0.5, 0.15, 0.25] yours is {shown}, not {wanted}: the likeliest are kept, "
-                     "and all are divided by the same sum.")
-    return "The smallest set that reaches p, adding up to 1, in the order of the vocabulary."
+        raise NotYet(f"For p = {p} and [0.1, 0.5, 0.15, 0.25], expected {wanted}; yours is {shown}. Keep the most "
+                     "likely tokens, and divide them all by the same sum.")
+    return "You keep the smallest set that reaches p; it adds up to 1 and is in the order of the vocabulary."
 
 
 # --- a loop that writes text -----------------------------------------------------------------------------------------
 
 
 def write(model, ids, new, temperature, top_k):
-    """ids (B, T) -> (B, T + new): each new token drawn from the top_k likeliest ones, at this temperature."""
+    """ids (B, T) -> (B, T + new): each new token drawn from the top_k most likely ones, at this temperature."""
     for _ in range(new):
         logits = model(ids[:, -model.config.n_positions :])[:, -1]  # (B, V): what follows the last token
-        best = logits.topk(top_k, dim=-1)  # values and ids, each (B, k), the likeliest first
+        best = logits.topk(top_k, dim=-1)  # values and ids, each (B, k), the most likely first
         p = (best.values / temperature).softmax(dim=-1)
-        place = torch.multinomial(p, 1)  # (B, 1): a place among the k
-        ids = torch.cat([ids, best.indices.gather(1, place)], dim=1)
+        index = torch.multinomial(p, 1)  # (B, 1): an index among the k
+        ids = torch.cat([ids, best.indices.gather(1, index)], dim=1)
     return ids
 
 
 class TableModel:
-    """A model for the check that looks at the last token alone: model(ids) (B, T) -> logits (B, T, 7).
+    """A model for the check whose logits depend on the last token only: model(ids) (B, T) -> logits (B, T, 7).
 
-    Like GPT-2 it takes at most config.n_positions tokens. seen: the shape of each text that it was asked about.
+    Like GPT-2 it takes at most config.n_positions tokens. seen: the shapes of all inputs so far.
     """
 
-    # Row a: the logits after token a. The likeliest chain is 0 -> 3 -> 6 -> 1 -> 4 -> 2 -> 5 -> 0.
+    # Row a: the logits after token a. The most likely chain is 0 -> 3 -> 6 -> 1 -> 4 -> 2 -> 5 -> 0.
     following = (3, 4, 5, 6, 2, 0, 1)
 
     def __init__(self, n_positions=6):
@@ -178,25 +179,25 @@ class TableModel:
 
     def __call__(self, ids, last_only=False):
         if ids.ndim != 2:
-            raise NotYet(f"The model takes a batch, (B, T); you gave it the shape {tuple(ids.shape)}.")
+            raise NotYet(f"The model takes a batch of shape (B, T); you gave it the shape {tuple(ids.shape)}.")
         if ids.shape[1] > self.config.n_positions:
             raise NotYet(f"You gave the model {ids.shape[1]} tokens; it has positions for {self.config.n_positions} "
-                         "(model.config.n_positions). Give it the last ones of the text.")
+                         "(model.config.n_positions). Give it only the last tokens of the text.")
         self.seen.append(tuple(ids.shape))
         logits = self.table[ids]
         return logits[:, -1:] if last_only else logits
 
 
 def _test_write(attempt):
-    """The greedy case is one text; the others are distributions over 6,000 rows."""
+    """Compares a greedy text, then the distributions of 6,000 draws, then a text longer than the context."""
     prompt = torch.tensor([[5, 0], [2, 4]])
     right = torch.tensor([[5, 0, 3, 6, 1, 4], [2, 4, 2, 5, 0, 3]])
     answer = torch.as_tensor(needs_answer(attempt(TableModel(), prompt.clone(), 4, 1.0, 1)))
     if tuple(answer.shape) == (2, 4):
-        raise NotYet("You return the new tokens alone. Return the text with them at its end: (B, T + new).")
+        raise NotYet("You return only the new tokens. Return the complete text with them at its end: (B, T + new).")
     if tuple(answer.shape) != (2, 6):
-        raise NotYet(f"(2, 2) ids and 4 new ones give (2, 6); yours have the shape {tuple(answer.shape)}. Each turn of "
-                     "the loop appends one id to every row.")
+        raise NotYet(f"(2, 2) ids and 4 new tokens give the shape (2, 6); yours is {tuple(answer.shape)}. Each pass of "
+                     "the loop must append one id to every row.")
     if not answer.equal(right):
         _explain_greedy(answer, prompt, right)
     _check_draws(attempt)
@@ -204,38 +205,38 @@ def _test_write(attempt):
     answer = torch.as_tensor(attempt(model, torch.tensor([[6, 1, 4, 2]]), 6, 1.0, 1))  # ten tokens in the end, six fit
     if answer.tolist() != [[6, 1, 4, 2, 5, 0, 3, 6, 1, 4]]:
         raise NotYet(f"With a context of 6 tokens, [6, 1, 4, 2] should become [..., 5, 0, 3, 6, 1, 4]; yours is "
-                     f"{answer.tolist()[0]}. Cut what the model sees, not the text that you return.")
-    return "It keeps to the k best, takes the temperature before the softmax, and slides past the end of the context."
+                     f"{answer.tolist()[0]}. Crop what the model sees, not the text that you return.")
+    return "Your loop draws from the k best, divides by the temperature before the softmax, and crops only the input."
 
 
 def _explain_greedy(answer, prompt, right):
-    """Raises NotYet with the likely slip in a greedy text."""
+    """Raises NotYet with the likely mistake in a greedy text."""
     if not answer[:, :2].equal(prompt):
-        raise NotYet("The text that you were given must stand unchanged at the beginning.")
+        raise NotYet("The given text must stay unchanged at the beginning.")
     new, wanted = answer[:, 2:], right[:, 2:]
     first = torch.tensor([TableModel.following[token] for token in prompt[:, 0].tolist()])
     if new.eq(0).all():
-        raise NotYet("Every new id is 0. You draw a place among the k best: look up which token stands there.")
+        raise NotYet("Every new id is 0. You draw an index among the k best: look up which token it stands for.")
     if new[:, 0].equal(first):
-        raise NotYet("Your first new token follows the first token of the text. Take the logits of the last position.")
+        raise NotYet("Your first new token follows the first token of the text. Use the logits of the last position.")
     if new[0].equal(new[1]):
-        raise NotYet("Your two rows go on alike, but they begin differently. Every row has logits of its own.")
+        raise NotYet("Your two rows continue alike, although they begin differently. Every row has its own logits.")
     if new.eq(new[:, :1]).all():
-        raise NotYet("The first new token is right, and then it comes again and again: the model must see the text "
-                     "with the new token appended.")
-    raise NotYet(f"With top_k = 1 only the likeliest token is left: {prompt[0].tolist()} goes on with "
-                 f"{wanted[0].tolist()}, yours with {new[0].tolist()}.")
+        raise NotYet("The first new token is right, but then it is repeated: the model must see the text with the new "
+                     "token appended.")
+    raise NotYet(f"With top_k = 1 only the most likely token remains: {prompt[0].tolist()} must continue with "
+                 f"{wanted[0].tolist()}; yours continues with {new[0].tolist()}.")
 
 
 def _check_draws(attempt):
-    """Raises NotYet unless 6,000 draws follow the distribution that was asked for."""
+    """Raises NotYet unless 6,000 draws follow the expected distribution."""
     rows, table = 6000, TableModel().table
     for temperature, top_k in ((1.0, 7), (0.5, 7), (3.0, 7), (1.0, 3), (2.0, 3)):
         drawn = torch.as_tensor(attempt(TableModel(), torch.full((rows, 1), 4), 1, temperature, top_k))[:, -1]
-        found, logits = torch.bincount(drawn, minlength=7)[:7] / rows, table[4]
+        shares, logits = torch.bincount(drawn, minlength=7)[:7] / rows, table[4]
         cut = logits.masked_fill(logits < logits.sort(descending=True).values[top_k - 1], float("-inf"))
         mistakes = {
-            "Every draw is the same token: draw with torch.multinomial instead of taking the likeliest.":
+            "Every draw is the same token: draw with torch.multinomial instead of taking the most likely one.":
                 nn.functional.one_hot(logits.argmax(), 7).float(),
             "The temperature changes nothing. Divide the logits by it, before the softmax; dividing probabilities has "
             "no effect on a draw.": cut.softmax(-1),
@@ -244,17 +245,17 @@ def _check_draws(attempt):
             "Tokens outside the k best are drawn: top_k changes nothing.": (logits / temperature).softmax(-1),
             "You divide the probabilities and take a second softmax. Divide the logits, then take one.":
                 (logits.softmax(-1) / temperature).softmax(-1),
-            "All tokens come equally often. Over which axis does your softmax run?": torch.ones(7) / 7,
-            "The k best come equally often. Over which axis does your softmax run?": cut.isfinite() / top_k,
-            "You draw a place among the k best and use it as a token's id. Look up which token stands there.":
+            "All tokens are equally frequent. Over which axis does your softmax run?": torch.ones(7) / 7,
+            "The k best are equally frequent. Over which axis does your softmax run?": cut.isfinite() / top_k,
+            "You draw an index among the k best and use it as a token's id. Look up which token it stands for.":
                 (cut.sort(descending=True).values / temperature).softmax(-1),
         }
-        if (found - (cut / temperature).softmax(-1)).abs().max() > 0.03:
-            close = [reason for reason, wrong in mistakes.items() if (found - wrong).abs().max() < 0.03]
-            raise NotYet(close[0] if close else
+        if (shares - (cut / temperature).softmax(-1)).abs().max() > 0.03:
+            reasons = [reason for reason, wrong in mistakes.items() if (shares - wrong).abs().max() < 0.03]
+            raise NotYet(reasons[0] if reasons else
                          f"At temperature {temperature} with top_k = {top_k}, 6,000 draws should have the shares "
-                         f"{[round(x, 2) for x in (cut / temperature).softmax(-1).tolist()]}; yours: "
-                         f"{[round(x, 2) for x in found.tolist()]}.")
+                         f"{[round(x, 2) for x in (cut / temperature).softmax(-1).tolist()]}; yours have "
+                         f"{[round(x, 2) for x in shares.tolist()]}.")
 
 
 # --- the head that looks back farthest -------------------------------------------------------------------------------
@@ -262,16 +263,16 @@ def _check_draws(attempt):
 
 def farthest_head(maps):
     """maps (L, nh, T, T) -> (layer, head) of the head that looks back farthest on average."""
-    places = torch.arange(maps.shape[-1], device=maps.device)
-    distance = places[:, None] - places  # (T, T): t - s
+    positions = torch.arange(maps.shape[-1], device=maps.device)
+    distance = positions[:, None] - positions  # (T, T): t - s
     back = (maps * distance).sum(-1).mean(-1)  # (L, nh)
     return divmod(back.argmax().item(), maps.shape[1])
 
 
 def example_maps():
-    """Attention maps of 3 layers with 4 heads for 6 tokens. (1, 2) looks back farthest, by 2 on average; other heads
-    look at the first token and themselves, at themselves, far back with the last token only, or by one; the rest is
-    even."""
+    """Attention maps of 3 layers with 4 heads for 6 tokens. (1, 2) looks back farthest, by 2 on average. Four others
+    look at the first token and themselves, at themselves, far back with the last token only, or back by one; the rest
+    spread their weight evenly."""
     past = torch.ones(6, 6).tril()
     maps = (past / past.sum(-1, keepdim=True)).repeat(3, 4, 1, 1)
     itself, first = torch.eye(6), torch.eye(6)[:1].expand(6, 6)
@@ -287,7 +288,7 @@ def _test_farthest(attempt):
     """Asks for the head of example_maps() that looks back farthest."""
     answer = needs_answer(attempt(example_maps()))
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-        raise NotYet(f"A pair (layer, head) was expected, counted from 0; yours is {answer!r}.")
+        raise NotYet(f"Expected a pair (layer, head), both counted from 0; yours is {answer!r}.")
     layer, head = int(answer[0]), int(answer[1])
     known = {
         (0, 0): "spreads its weight evenly. Each row of weights adds to 1: multiply by t - s before you add",
@@ -295,26 +296,26 @@ def _test_farthest(attempt):
         (0, 2): "looks at itself, at distance 0. Is your distance t - s, or s - t",
         (0, 3): "looks far back with its last token only: take the mean over all tokens t",
         (1, 0): "looks back by one. The distance of row t and column s is t - s",
-        (2, 1): "is the right pair turned round",
-        (2, 0): "looks everywhere; the number 6 is 1 * 4 + 2, with four heads in each layer",
+        (2, 1): "is the right pair in the wrong order",
+        (2, 0): "looks everywhere; the index 6 is 1 * 4 + 2, with four heads in each layer",
         **dict.fromkeys([(1, 3), (2, 2), (2, 3)], "is one too far; layers and heads count from 0"),
     }
     if (layer, head) != (1, 2):
         what = known.get((layer, head), "does not look back farthest")
-        raise NotYet(f"({layer}, {head}) {what}. Row t is where token t looks, column s what it looks at.")
+        raise NotYet(f"({layer}, {head}) {what}. Row t shows where token t looks; column s is the token it looks at.")
     return "That head looks back by two tokens on average."
 
 
 linear = Exercise(
     "Conv1D as nn.Linear", 1, 5,
-    ("conv.weight has the shape (inputs, outputs). Which shape has the weight of nn.Linear(inputs, outputs)?",
+    ("conv.weight has the shape (inputs, outputs). What is the shape of the weight of nn.Linear(inputs, outputs)?",
      "Make nn.Linear(inputs, outputs), then copy the transposed weight and the bias into it under torch.no_grad().",
      "linear.weight.copy_(conv.weight.T) and linear.bias.copy_(conv.bias), in a block with torch.no_grad():"),
     _test_linear, to_linear,
 )
 temperature = Exercise(
     "Temperature and entropy by hand", 1, 5,
-    ("Which of the T positions predicts the token that comes next? Take its V logits and forget the others.",
+    ("Which of the T positions predicts the token that comes next? Take its V logits and ignore the others.",
      "Divide these logits by the temperature, then softmax. The entropy is -(p * p.log()).sum(). What is it for p = 0?",
      "logits[0, -1] / temperature, softmax over dim=-1. For the entropy keep p away from 0 inside the logarithm: "
      "p.clamp(min=1e-30).log(), or use torch.special.entr(p)."),
@@ -322,9 +323,10 @@ temperature = Exercise(
 )
 cut = Exercise(
     "Nucleus sampling", 2, 12,
-    ("Sort the probabilities in falling order and add them up one by one. Which is the last one that you need?",
-     "ordered.cumsum(0) - ordered is what all likelier tokens have together. Keep a token while that is below p.",
-     "ordered, order = probabilities.sort(descending=True) also gives the places. Put what is kept back with "
+    ("Sort the probabilities in descending order and add them up one by one. Which is the last one that you need?",
+     "ordered.cumsum(0) - ordered is the probability of all more likely tokens together. Keep a token while that is "
+     "below p.",
+     "ordered, order = probabilities.sort(descending=True) also returns the indices. Put what you keep back with "
      "kept[order] = ..., where kept starts as zeros, and divide by the sum of kept."),
     _test_nucleus, nucleus,
 )
@@ -332,18 +334,17 @@ loop = Exercise(
     "A loop with temperature and top-k", 3, 20,
     ("Begin with the loop by_hand of section 4. What must change in the line with softmax, and where do the k best "
      "come from?",
-     "best = logits.topk(top_k, dim=-1) has the k best logits, best.values, and their ids, best.indices, each (B, k). "
-     "Divide by the temperature, softmax, draw a place among the k.",
-     "best.indices.gather(1, place) turns places into ids. Append them with torch.cat([ids, ...], dim=1). The model "
-     "sees ids[:, -model.config.n_positions:], the text keeps all ids."),
+     "best = logits.topk(top_k, dim=-1) holds the k best logits, best.values, and their ids, best.indices, both "
+     "(B, k). Divide by the temperature, take the softmax, and draw an index among the k.",
+     "best.indices.gather(1, index) turns the indices into ids. Append them with torch.cat([ids, ...], dim=1). The "
+     "model sees ids[:, -model.config.n_positions:]; the text keeps all ids."),
     _test_write, write,
 )
 farthest = Exercise(
     "The head that looks back farthest", 2, 10,
-    ("In a map, row t is where token t looks. How far back is the cell in row t and column s?",
-     "Make the table of distances, places[:, None] - places, (T, T). Multiply every map with it, add over the columns "
-     "and take the mean over the rows: a table (L, nh).",
-     "The argmax of the table counts through it row by row: number = layer * nh + head. divmod(number, nh) gives the "
-     "pair."),
+    ("In a map, row t shows where token t looks. How far back is the cell in row t and column s?",
+     "Make a matrix of distances, positions[:, None] - positions, (T, T). Multiply every map by it, sum over the "
+     "columns and take the mean over the rows. The result has the shape (L, nh).",
+     "argmax counts through that result row by row: index = layer * nh + head. divmod(index, nh) returns the pair."),
     _test_farthest, farthest_head,
 )

@@ -1,5 +1,5 @@
 """Exercises of notebook 06: MAD by hand, Q, K and V apart, the std of a pool, LayerNorm's gamma and beta folded into
-the next matrix, Q replaced by noise; and the replacement that section 10 measures with."""
+the next matrix, Q replaced by noise."""
 
 import math
 
@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from helpers import weights
-from helpers.exercises import Exercise, NotYet, needs_answer
+from helpers.course.checking import Exercise, NotYet, needs_answer
 from helpers.model import GPT, GPTConfig
 
 # --- median absolute deviation ---------------------------------------------------------------------------------------
 
 
 def mad(x):
-    """The median distance of the numbers x from their median."""
+    """The median distance of the entries of x from their median."""
     return (x - x.median()).abs().median()
 
 
@@ -23,25 +23,26 @@ def _test_mad(attempt):
     for x in (torch.tensor([1.0, 2.0, 5.0, 9.0, 60.0]), 5 + torch.randn(1001, generator=generator) ** 3):
         answer, right = float(needs_answer(attempt(x.clone()))), weights.summarise(x)["mad"]
         mistakes = {
-            "You measure from the mean, which the large numbers have pulled away. Measure from the median.":
+            "You measure from the mean, which the large entries have pulled away. Measure from the median.":
                 (x - x.mean()).abs().median(),
-            "That is the mean of the distances. One huge number moves it: take their median.":
+            "That is the mean of the distances. One huge entry changes it: take their median.":
                 (x - x.median()).abs().mean(),
-            "That measures the distance from zero. These numbers do not lie around zero.": x.abs().median(),
+            "That is the median distance from zero. These entries do not lie around zero.": x.abs().median(),
             "Distances have no sign: take abs() before the second median.": (x - x.median()).median(),
         }
         if not math.isclose(answer, right, abs_tol=1e-4):
-            close = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 1e-4]
-            raise NotYet(close[0] if close else f"For {len(x)} numbers the MAD is {right:.4f}; yours is {answer:.4f}.")
-    return "Half of the numbers lie closer to the median than this, whatever the largest ones do."
+            reasons = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 1e-4]
+            raise NotYet(reasons[0] if reasons else
+                         f"For {len(x)} entries the MAD is {right:.4f}; yours is {answer:.4f}.")
+    return "Half of the entries lie closer to the median than this, whatever the largest ones are."
 
 
 # --- Q, K and V apart -------------------------------------------------------------------------------------------------
 
 
 def qkv_stds(matrices):
-    """The stds of Q, K and V in every layer, (L, 3). matrices: L fused matrices, as nn.Linear or as Conv1D stores
-    them."""
+    """The stds of Q, K and V in every layer, (L, 3). matrices: L fused matrices, as stored by nn.Linear or by
+    Conv1D."""
     rows = []
     for fused in matrices:
         outputs = 0 if fused.shape[0] > fused.shape[1] else 1  # (3C, C) of nn.Linear, (C, 3C) of Conv1D
@@ -63,24 +64,24 @@ def _test_split(attempt):
     for layout, layers in (("(3C, C)", example_layers()), ("(C, 3C)", [x.T.contiguous() for x in example_layers()])):
         answer = needs_answer(attempt([x.clone() for x in layers]))
         try:
-            table = torch.tensor([[float(number) for number in (row.values() if isinstance(row, dict) else row)]
+            table = torch.tensor([[float(value) for value in (row.values() if isinstance(row, dict) else row)]
                                   for row in answer])
         except TypeError:
             table = torch.as_tensor(answer)
         if tuple(table.shape) != (4, 3):
-            together = " If the layers are put together first, their differences are lost."
-            raise NotYet(f"Four layers went in, each {layout}: four rows of three stds were expected, a row for each "
-                         f"layer. Yours has the shape {tuple(table.shape)}.{together if table.numel() == 3 else ''}")
+            together = " If you put the layers together first, their differences are lost."
+            raise NotYet(f"For four layers, each {layout}, expected four rows of three stds, one row for each layer; "
+                         f"yours has the shape {tuple(table.shape)}.{together if table.numel() == 3 else ''}")
         right = qkv_stds(layers)
         along = 0 if layout == "(3C, C)" else 1
         parts = [x.chunk(3, dim=along) for x in layers]
         mistakes = {
-            f"You cut the wrong axis of {layout}. Cut the axis that is 3C long: nn.Linear has the outputs in its rows, "
-            "Conv1D in its columns.": [[part.std() for part in x.chunk(3, dim=1 - along)] for x in layers],
-            "You take every third row or column. Q, K and V stand one after the other, each in one block.":
+            f"You cut the wrong axis of {layout}. Cut the axis that is 3C long: nn.Linear has its outputs in the rows, "
+            "Conv1D in the columns.": [[part.std() for part in x.chunk(3, dim=1 - along)] for x in layers],
+            "You take every third row or column. Q, K and V follow one another, each in one block.":
                 [[x.movedim(along, 0)[i::3].std() for i in range(3)] for x in layers],
             "That is the mean of the stds of single rows. The entries also differ from row to row: take one std of all "
-            "of them.": [[part.std(dim=1).mean() for part in row] for row in parts],
+            "entries.": [[part.std(dim=1).mean() for part in row] for row in parts],
             "That is the mean of the stds of single columns. Take one std of all entries.":
                 [[part.std(dim=0).mean() for part in row] for row in parts],
             "Those are variances. The std is the square root.": [[part.var() for part in row] for row in parts],
@@ -89,12 +90,12 @@ def _test_split(attempt):
         }
         if not torch.allclose(table, right, rtol=3e-3):  # with n or with n - 1 in the denominator
             if torch.allclose(table.sort(dim=1).values, right.sort(dim=1).values, rtol=3e-3):
-                raise NotYet("The three numbers are right, but not in the order Q, K, V.")
-            close = [reason for reason, wrong in mistakes.items()
+                raise NotYet("The three stds are right, but not in the order Q, K, V.")
+            reasons = [reason for reason, wrong in mistakes.items()
                      if torch.allclose(table, torch.tensor(wrong), rtol=3e-3)]
-            shown, wanted = ([f"{number:.3f}" for number in row[0].tolist()] for row in (table, right))
-            raise NotYet(close[0] if close else f"Layer 0, stored as {layout}, has the stds {', '.join(wanted)} of Q, "
-                                                f"K and V; yours: {', '.join(shown)}.")
+            shown, wanted = (", ".join(f"{std:.3f}" for std in row[0].tolist()) for row in (table, right))
+            raise NotYet(reasons[0] if reasons else f"For layer 0, stored as {layout}, Q, K and V have the stds "
+                                                    f"{wanted}; yours are {shown}.")
     return "In both layouts: the axis that is 3C long holds Q, K and V, one block after the other."
 
 
@@ -102,10 +103,10 @@ def _test_split(attempt):
 
 
 def pooled_std(counts, means, stds):
-    """The std of all numbers together. counts, means, stds: (L,), one for each group."""
+    """The std of all entries together. counts, means, stds: (L,), one element for each group."""
     mean = (counts * means).sum() / counts.sum()
-    within = counts * stds**2  # squares of the distances from the group's own mean
-    between = counts * (means - mean) ** 2  # and of the groups' means from the mean of all
+    within = counts * stds**2  # squared distances from the group's own mean, summed
+    between = counts * (means - mean) ** 2  # squared distances of the groups' means from the mean of all
     return ((within + between).sum() / counts.sum()).sqrt()
 
 
@@ -121,22 +122,24 @@ def _test_pooled_std(attempt):
         "That is the mean of the stds. Variances can be averaged, stds cannot.": stds.mean(),
         "That is the weighted mean of the stds. Variances can be averaged, stds cannot.":
             (sizes * stds).sum() / sizes.sum(),
-        "The groups' means differ, and that widens the pool. Add it.": weighted.sqrt(),
-        "A large group counts more than a small one: weight with the counts.": (stds**2).mean().sqrt(),
+        "The groups' means differ, and that widens the pool. Add the variance of the means.": weighted.sqrt(),
+        "A large group counts more than a small one: weight by the counts.": (stds**2).mean().sqrt(),
         "That is the variance. The std is its square root.": right**2,
     }
     if not math.isclose(answer, right, rel_tol=0.001):
-        close = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 0.001 * right]
-        raise NotYet(close[0] if close else f"The three groups together have the std {right:.4f}; yours: {answer:.4f}.")
-    return "From three numbers for each group, without the data: that is all a pool keeps of its groups."
+        reasons = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 0.001 * right]
+        raise NotYet(reasons[0] if reasons else
+                     f"The std of the three groups together is {right:.4f}; yours is {answer:.4f}.")
+    return "The count, mean and std of each group are enough: you do not need the data."
 
 
 # --- fold LayerNorm into the next matrix -----------------------------------------------------------------------------
 
 
 def fold(weight, bias, gamma, beta):
-    """A matrix (N, C) and bias (N,) that give, without gamma and beta, what weight and bias give behind them."""
-    return weight * gamma, bias + weight @ beta  # gamma (C,) stretches the columns; beta adds a constant
+    """A weight (N, C) and a bias (N,) that give, after a LayerNorm without gamma and beta, what the old ones give after
+    one with them."""
+    return weight * gamma, bias + weight @ beta  # gamma (C,) scales the columns; beta adds a constant
 
 
 def _test_fold(attempt):
@@ -146,13 +149,14 @@ def _test_fold(attempt):
                                     ((5, C), (N, C), (N,), (C,), (C,)))
     new_weight, new_bias = needs_answer(attempt(weight.clone(), bias.clone(), gamma.clone(), beta.clone()))
     if new_weight.shape != weight.shape or new_bias.shape != bias.shape:
-        raise NotYet(f"Shapes: {tuple(new_weight.shape)} and {tuple(new_bias.shape)}; {(N, C)} and {(N,)} are needed.")
+        raise NotYet(f"Your results have the shapes {tuple(new_weight.shape)} and {tuple(new_bias.shape)}; expected "
+                     f"{(N, C)} and {(N,)}.")
     plain, y = F.layer_norm(x, (C,)), F.linear(F.layer_norm(x, (C,), gamma, beta), weight, bias)
     if not torch.allclose(F.linear(plain, new_weight), F.linear(plain, weight * gamma), atol=1e-4):
-        raise NotYet("The weight is not right. gamma belongs to the inputs: to the columns of the matrix.")
+        raise NotYet("The weight is not right. gamma scales the inputs, and so the columns of the matrix.")
     if not torch.allclose(F.linear(plain, new_weight, new_bias), y, atol=1e-4):
-        raise NotYet("The weight is right. The bias is not: what does the old matrix make of beta alone?")
-    return f"The outputs agree, and gamma and beta are gone. The std of the weight went from {weight.std():.3f} " \
+        raise NotYet("The weight is right, but the bias is not: what does the old matrix turn beta alone into?")
+    return f"The outputs agree, and gamma and beta are gone. The std of the weight changed from {weight.std():.3f} " \
            f"to {new_weight.std():.3f}."
 
 
@@ -161,41 +165,15 @@ def _test_fold(attempt):
 
 @torch.no_grad()
 def loss_with_noise(model, layer, measure):
-    """measure(model) while noise of the same mean and std stands in the place of one layer's Q."""
+    """measure(model) while noise with the same mean and std replaces one layer's Q."""
     fused = model.transformer.h[layer].attn.c_attn.weight  # (3C, C): the rows of Q, of K, of V
-    Q = fused[: fused.shape[1]]  # (C, C), a view: what is written into it changes the model
+    Q = fused[: fused.shape[1]]  # (C, C), a view: writing into it changes the model
     kept = Q.clone()
     try:
         Q.copy_(kept.mean() + kept.std() * torch.randn_like(kept))
         return measure(model)
     finally:
         Q.copy_(kept)  # even if measure() stops with an error
-
-
-REPLACEMENTS = {
-    "noise": lambda x: x.mean() + x.std() * torch.randn_like(x),
-    "shuffled": lambda x: x.flatten()[torch.randperm(x.numel()).to(x.device)].view_as(x),
-    "zeros": torch.zeros_like,
-}
-
-
-@torch.no_grad()
-def loss_with(model, layers, part, how, measure):
-    """measure(model) while one matrix of each of these layers is replaced. The model is restored afterwards.
-
-    part: "Q", "K", "V" or "W0". how: "noise" of the matrix's own mean and std, its own entries "shuffled", or "zeros".
-    """
-    attentions = [model.transformer.h[layer].attn for layer in layers]
-    pieces = [attn.c_proj.weight if part == "W0" else weights.split_qkv(attn.c_attn.weight)[part]
-              for attn in attentions]  # views
-    kept = [piece.clone() for piece in pieces]
-    try:
-        for piece in pieces:
-            piece.copy_(REPLACEMENTS[how](piece))
-        return measure(model)
-    finally:
-        for piece, old in zip(pieces, kept):
-            piece.copy_(old)
 
 
 def example_model():
@@ -212,35 +190,35 @@ def _check_what_changed(before, now, layer, C):
     """Raises NotYet unless Q of this layer, all of it, and nothing else differs. Returns the old and the new Q."""
     own, changed = f"transformer.h.{layer}.attn.c_attn.weight", [key for key in now if not now[key].equal(before[key])]
     if others := [key.removeprefix("transformer.") for key in changed if key != own]:
-        raise NotYet(f"While you measured, {', '.join(others[:3])} had changed. Only Q of layer {layer} was meant.")
+        raise NotYet(f"While you measured, {', '.join(others[:3])} had changed. Only Q of layer {layer} may change.")
     old, new = (weights.split_qkv(state[own]) for state in (before, now))
-    moved = {name: (old[name] != new[name]).double().mean().item() for name in "QKV"}
+    moved = {name: (old[name] != new[name]).double().mean().item() for name in "QKV"}  # shares of the entries
     if moved["Q"] and (moved["K"] or moved["V"]):
-        raise NotYet(f"Not only Q has changed. nn.Linear stores c_attn as (3C, C), here {tuple(now[own].shape)}: Q is "
-                     f"its first {C} rows, with all their columns.")
+        raise NotYet(f"Not only Q has changed. nn.Linear stores c_attn as (3C, C) = {tuple(now[own].shape)}: Q is its "
+                     f"first {C} rows, with all their columns.")
     if not moved["Q"]:
-        raise NotYet(f"You replaced {'K' if moved['K'] else 'V'}. The thirds stand in the order Q, K, V.")
+        raise NotYet(f"You replaced {'K' if moved['K'] else 'V'}. The thirds are in the order Q, K, V.")
     if moved["Q"] < 0.99:
         raise NotYet(f"Only {moved['Q']:.0%} of Q's entries have changed. Q is all of the first {C} rows.")
     return old["Q"], new["Q"]
 
 
 def _check_noise(old, new, fused):
-    """Raises NotYet unless new are numbers of their own with the mean and the std of old."""
+    """Raises NotYet unless new holds new values with the mean and the std of old."""
     if old.flatten().sort().values.allclose(new.flatten().sort().values):
-        raise NotYet("These are Q's own entries in another order. That is a good control; here new numbers are asked.")
+        raise NotYet("These are Q's own entries in another order. That is a good control, but the task is noise.")
     if torch.corrcoef(torch.stack([old.flatten(), new.flatten()]))[0, 1] > 0.2:
-        raise NotYet("Q is still inside: you added noise to it. Put the noise in its place.")
+        raise NotYet("Q is still inside: you added noise to it. Replace it by the noise.")
     mean, std = new.mean().item(), new.std().item()
     mistakes = {
-        "That is the std of torch.randn itself: multiply it with Q's std.": 1.0,
-        "That is the std of torch.rand, whose numbers lie between 0 and 1: use torch.randn, and Q's std.": 12**-0.5,
-        "That is Q's variance. Multiply with the std.": old.var().item(),
-        "That is the std of the whole c_attn. Measure Q alone.": fused.std().item(),
+        "That is the std of torch.randn itself: multiply by Q's std.": 1.0,
+        "That is the std of torch.rand, whose values lie between 0 and 1: use torch.randn, and Q's std.": 12**-0.5,
+        "That is Q's variance. Multiply by the std.": old.var().item(),
+        "That is the std of the whole c_attn. Use that of Q alone.": fused.std().item(),
     }
     if not math.isclose(std, old.std().item(), rel_tol=0.04):
-        close = [reason for reason, wrong in mistakes.items() if math.isclose(std, wrong, rel_tol=0.04)]
-        raise NotYet(f"Q has the std {old.std():.3f}, your noise {std:.3f}. {close[0] if close else ''}".rstrip())
+        reasons = [reason for reason, wrong in mistakes.items() if math.isclose(std, wrong, rel_tol=0.04)]
+        raise NotYet(f"Q has the std {old.std():.3f}, your noise {std:.3f}. {reasons[0] if reasons else ''}".rstrip())
     if not math.isclose(mean, old.mean().item(), abs_tol=0.05 * old.std().item()):
         raise NotYet(f"The std is right. Q has the mean {old.mean():.3f}, your noise {mean:.3f}: shift it.")
 
@@ -256,31 +234,31 @@ def _test_noise(attempt):
 
     answer = needs_answer(attempt(model, layer, measure))
     if not seen:
-        raise NotYet("You never called measure(model). It is a function, and it returns the model's loss.")
+        raise NotYet("You never called measure(model). It is a function that returns the model's loss.")
     changed = [state for state in seen if any(not state[key].equal(before[key]) for key in before)]
     if not changed:
-        raise NotYet("When you measured, the model was as before. First the noise, then measure(model), then Q again. "
-                     "(To write into the model, use copy_ or [...] = on a slice of the weight itself.)")
+        raise NotYet("When you measured, the model was unchanged. Write the noise first, then call measure(model), "
+                     "then restore Q. (To write into the model, use copy_ or [...] = on a slice of the weight itself.)")
     old, new = _check_what_changed(before, changed[0], layer, C)
     _check_noise(old, new, before[f"transformer.h.{layer}.attn.c_attn.weight"])
     if any(not value.equal(before[key]) for key, value in copies(model).items()):
-        raise NotYet("The noise is right, but it is still in the model: put Q back. A slice is a view and changes with "
-                     "the model, so keep a clone() of it from before.")
+        raise NotYet("The noise is right, but it is still in the model: restore Q. A slice is a view and changes with "
+                     "the model, so keep a clone() of it before you write.")
     if not math.isclose(float(answer), loss, rel_tol=1e-6):
         raise NotYet(f"You return {float(answer):.3g}; with the noise inside, measure(model) gave {loss}. Return that.")
-    return "Q's mean and std, none of its numbers, and the model is as it was."
+    return "The noise has Q's mean and std but none of its entries, and the model is restored."
 
 
 median_distance = Exercise(
     "MAD by hand", 1, 5,
-    ("Two medians, one after the other.",
-     "First the median of the numbers, x.median(); then the median of their distances from it. Distances have no "
+    ("You need two medians, one after the other.",
+     "First take the median of the entries, x.median(); then the median of their distances from it. Distances have no "
      "sign."),
     _test_mad, mad,
 )
 split = Exercise(
     "Q, K and V apart", 2, 10,
-    ("Which axis holds the outputs? It is the one that is three times as long as the other: x.shape tells.",
+    ("Which axis holds the outputs? It is the one that is three times as long as the other: look at x.shape.",
      "tensor.chunk(3, dim=...) cuts an axis into three blocks. Take .std() of each block, without a dim.",
      "For every matrix: axis = 0 if x.shape[0] > x.shape[1] else 1, then [part.std() for part in x.chunk(3, axis)]."),
     _test_split, qkv_stds,
@@ -288,7 +266,7 @@ split = Exercise(
 pool = Exercise(
     "The std of a pool", 2, 10,
     ("The variance of a pool has two parts: the mean variance within the groups, and the variance of their means.",
-     "Both parts are weighted with the counts: (counts * ...).sum() / counts.sum(). You need the mean of all first.",
+     "Both parts are weighted by the counts: (counts * ...).sum() / counts.sum(). You need the mean of all first.",
      "mean = (counts * means).sum() / counts.sum(). Average stds**2 + (means - mean)**2 in the same way, and take the "
      "square root last."),
     _test_pooled_std, pooled_std,
@@ -297,16 +275,15 @@ folding = Exercise(
     "Fold gamma and beta into the next matrix", 3, 15,
     ("Write it out: W (gamma * n + beta) + b, where n is the normalised input. Which part is multiplied by n, and "
      "which part is constant?",
-     "The constant part is the new bias: what W makes of beta, plus b. The other part is W with something done to "
-     "its columns.",
-     "W (gamma * n) = (W with column i times gamma_i) n. A tensor (N, C) times a tensor (C,) multiplies the columns. "
+     "The constant part is the new bias: W applied to beta, plus b. The other part is W with its columns changed.",
+     "W (gamma * n) = (W with column i times gamma_i) n. A tensor (N, C) times a tensor (C,) scales the columns. "
      "The constant part is weight @ beta + bias."),
     _test_fold, fold,
 )
 noise = Exercise(
     "Noise in the place of Q", 3, 20,
-    ("Four steps: keep a copy of Q, write noise into the model, measure, write the copy back. Where does Q stand in "
-     "c_attn.weight, and how many rows has it?",
+    ("There are four steps: keep a copy of Q, write noise into the model, measure, write the copy back. Where is Q in "
+     "c_attn.weight, and how many rows does it have?",
      "Q = model.transformer.h[layer].attn.c_attn.weight[:C] is a view: Q.copy_(...) changes the model, and kept = "
      "Q.clone() does not change with it. C is the width, model.config.n_embd.",
      "The noise is kept.mean() + kept.std() * torch.randn_like(kept). Store loss = measure(model) before you call "

@@ -1,9 +1,9 @@
-"""Where the course's files are, and how they get here. The README explains it under "What happens offline".
+"""Where the course's files come from: finding, downloading and verifying them (for learners: docs/questions.md).
 
 Every file is looked for in the same order: the folder named by COURSE_ASSETS (read only) -> the course's cache
-(data/cache, or the folder named by COURSE_CACHE) -> the internet -> the stand-in that ships in data/, which says so
-in one line.
-A file whose sha256 is wrong is never used: it is named, removed from the cache and fetched again.
+(data/cache, or the folder named by COURSE_CACHE) -> the internet -> the stand-in that ships in data/, which one
+visible line announces.
+A file whose sha256 is wrong is never used: it is named, removed from the cache and downloaded again.
 """
 
 import functools
@@ -21,7 +21,7 @@ import huggingface_hub
 import pooch
 import requests
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 
 GULLIVER_COMMIT = "1298a0284662e9d2d66ef0b1ce30a895cbe5d1d8"
@@ -66,20 +66,20 @@ class Asset:
 
 
 class AssetUnavailable(RuntimeError):
-    """A file is neither here nor to be had. The message says where it was looked for and what to do; reason is the
-    short form."""
+    """A file is neither on this computer nor available for download. The message says where the course has looked and
+    what to do; reason is the short form."""
 
     def __init__(self, name, reason):
         places = f"COURSE_ASSETS ({assets_folder()}) or the cache" if assets_folder() else "the cache"
         super().__init__(
-            f"{name} is not in {places} ({cache_folder()}), and could not be fetched: {reason}. "
+            f"{name} is not in {places} ({cache_folder()}), and could not be downloaded: {reason}. "
             "Connect to the internet and restart the kernel, or set COURSE_ASSETS to a folder that has it."
         )
         self.reason = reason
 
 
 class AssetDamaged(RuntimeError):
-    """A file that ships with the course is not what it was."""
+    """A file that ships with the course has been altered."""
 
 
 def assets_folder():
@@ -119,7 +119,7 @@ def bundled(name):
 
 
 def printable(line):
-    """The line with escapes for what the console cannot show: a code page of Windows lacks most letters."""
+    """The line with escapes for characters that the console cannot show: Windows' code pages lack most of them."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -129,7 +129,7 @@ def _first_line(error):
 
 
 def write_atomically(path, write):
-    """Calls write(temporary path) and renames the result to path, so that path is whole or untouched.
+    """Calls write(temporary path) and renames the result to path, so that path is complete or untouched.
 
     Raises OSError that names path when it cannot be written: the disk is full, or the folder is read only.
     """
@@ -144,10 +144,10 @@ def write_atomically(path, write):
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         reason = _first_line(error)
-        if isinstance(error, RuntimeError):  # torch.save raises it, with riddles, when the disk is full
-            reason = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there; PyTorch: {reason}"
+        if isinstance(error, RuntimeError):  # torch.save raises it, with an obscure message, when the disk is full
+            reason = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free on that disk; PyTorch: {reason}"
         raise OSError(
-            f"{path} could not be written ({reason}). What was there before is whole. "
+            f"{path} could not be written ({reason}). An earlier version of it is intact. "
             "Make room on the disk, or choose a folder that you may write to."
         ) from error
 
@@ -156,8 +156,8 @@ def write_atomically(path, write):
 def reachable_hosts():
     """Which of HOSTS answer. All are asked at the same time, once per process, so being offline costs PATIENCE at most.
 
-    A name that cannot be looked up or a network that swallows everything is not covered by a library's timeout: a
-    thread is.
+    Each host has a thread, because a library's timeout covers neither a slow name lookup nor a network that swallows
+    everything.
     """
     if os.environ.get("COURSE_OFFLINE", "0") not in ("", "0"):
         return frozenset()
@@ -180,14 +180,14 @@ def reachable_hosts():
 
 
 def _is_sound(path, expected, in_cache):
-    """Whether a file is there and has the expected hash. A wrong one is named, and removed from the cache."""
+    """Whether a file exists and has the expected hash. A wrong one is named, and removed from the cache."""
     if not path.is_file():
         return False
     if sha256(path) == expected:
         return True
     removed = in_cache and _remove(path)
     what_now = "It was removed from the cache." if removed else "It is not used: replace it or delete it."
-    print(printable(f"DAMAGED: {path} has not the sha256 {expected[:12]}… that was expected. {what_now}"))
+    print(printable(f"DAMAGED: {path} does not have the expected sha256 {expected[:12]}…. {what_now}"))
     return False
 
 
@@ -201,7 +201,7 @@ def _remove(path):
 
 
 def _download(url, path, expected):
-    """Fetches url to path (whole or not at all) and checks its hash. Returns None, or what went wrong in one
+    """Downloads url to path (whole or not at all) and checks its hash. Returns None, or what went wrong in one
     sentence."""
     host = url.split("/")[2]
     if host not in reachable_hosts():
@@ -212,23 +212,23 @@ def _download(url, path, expected):
     except requests.RequestException as error:  # these are OSErrors too
         return f"{url}: {_first_line(error)}"
     except ValueError:
-        return f"{url}: what came has a wrong hash (cut short, altered, or a login page of this network)"
+        return f"{url}: the download has a wrong hash (cut short, altered, or a login page of this network)"
     except OSError as error:
         return f"{url}: it cannot be kept in {path.parent} ({_first_line(error)}); COURSE_CACHE may name another folder"
     return None
 
 
 def locate(folder, files):
-    """The folder that holds all files, fetching them if need be.
+    """The folder that holds all files, after downloading what is missing.
 
     folder: its name in COURSE_ASSETS and in the cache. files: {file name: (address, sha256)}.
-    Raises AssetUnavailable when they are nowhere and cannot be fetched.
+    Raises AssetUnavailable when they are nowhere and cannot be downloaded.
     """
-    given = assets_folder()
-    if given and all(
-        [_is_sound(given / folder / name, expected, in_cache=False) for name, (_, expected) in files.items()]
+    own_folder = assets_folder()
+    if own_folder and all(
+        [_is_sound(own_folder / folder / name, expected, in_cache=False) for name, (_, expected) in files.items()]
     ):
-        return given / folder
+        return own_folder / folder
     cached = cache_folder() / folder
     for name, (url, expected) in files.items():
         if not _is_sound(cached / name, expected, in_cache=True):
@@ -244,21 +244,21 @@ def _say_once(line):
 
 
 def stand_in(path, title, instead_of, reason):
-    """A bundled file or folder in place of one that is not to be had, announced in one visible line."""
+    """A bundled file or folder in place of an unavailable one, announced in one visible line."""
     for file in [path / file.name for file in (DATA / path).iterdir()] if (DATA / path).is_dir() else [path]:
         bundled(file.as_posix())
-    _say_once(f"STAND-IN: {title} is used instead of {instead_of} ({reason}). Numbers and texts will differ.")
+    _say_once(f"Stand-in: {title} is used instead of {instead_of} ({reason}). Results will differ.")
     return Asset(DATA / path, title, is_stand_in=True)
 
 
 def gulliver():
-    """Gulliver's Travels as Project Gutenberg prints it, or this course's own voyage. Used in notebook 07."""
+    """Gulliver's Travels as Project Gutenberg prints it, or this course's own voyage (notebook 07)."""
     title, pinned = "Gulliver's Travels", {"829-0.txt": (GULLIVER_URL, GULLIVER_SHA256)}
     try:
         return Asset(locate("gulliver", pinned) / "829-0.txt", title)
     except AssetUnavailable as unavailable:
         reason = unavailable.reason
-    # The second source has no stable hash. What came first is checked by its contents and remembered by its own hash.
+    # The second source has no stable hash. The first download is checked by its contents, later ones by its hash.
     path = cache_folder() / "gulliver" / "gutenberg.txt"
     note = path.with_suffix(".sha256")
     if note.is_file() and _is_sound(path, note.read_text("ascii").strip(), in_cache=True):
@@ -271,20 +271,20 @@ def gulliver():
 
 
 def gutenberg(number):
-    """The text of a Project Gutenberg book, by its number, as an Asset: from the cache, or fetched once (notebook 09).
+    """The text of a Project Gutenberg book, by its number, as an Asset: from the cache or downloaded (notebook 09).
 
     There is no hash to check it by, so it must begin and end as the project's books do. Raises ValueError for another
-    kind of number, AssetUnavailable when the book cannot be had.
+    kind of number, AssetUnavailable when the book is not available.
     """
     if not isinstance(number, int) or number < 1:
-        raise ValueError(f"gutenberg({number!r}): the number of a book was expected, such as 84.")
+        raise ValueError(f"gutenberg({number!r}): expected the number of a book, such as 84.")
     name, path = f"pg{number}.txt", cache_folder() / "gutenberg" / f"pg{number}.txt"
     if not path.is_file():
         problem = _download(f"https://www.gutenberg.org/cache/epub/{number}/{name}", path, None)
         text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
         if problem or "START OF" not in text or "END OF" not in text:
             path.unlink(missing_ok=True)
-            raise AssetUnavailable(f"gutenberg/{name}", problem or "what came is not a whole book")
+            raise AssetUnavailable(f"gutenberg/{name}", problem or "the download is not a complete book")
     return Asset(path, f"Project Gutenberg's book {number}")
 
 
@@ -294,39 +294,40 @@ def _looks_like_gulliver(path):
 
 
 def gpt2_encoding_folder():
-    """A folder that tiktoken can read GPT-2's byte-pair encoding from. Raises AssetUnavailable when there is none."""
+    """A folder that tiktoken can read GPT-2's byte-pair encoding from. Raises AssetUnavailable if there is none."""
     files = {name: (TIKTOKEN_URL + original, expected) for name, (original, expected) in TIKTOKEN_FILES.items()}
     return locate("tiktoken", files)
 
 
 def gpt2_weights():
     """A folder with config.json and model.safetensors of GPT-2 small, or of this course's small GPT-2 (notebook 04)."""
-    title, given, problem = "GPT-2 small (124M, OpenAI)", assets_folder(), "huggingface.co does not answer"
+    title, own_folder, problem = "GPT-2 small (124M, OpenAI)", assets_folder(), "huggingface.co does not answer"
     own_cache = cache_folder() / "hub"
-    for cache in [*([given / "hub"] if given else []), own_cache, None]:  # None: the learner's own Hugging Face cache
+    # None is the learner's own Hugging Face cache.
+    for cache in [*([own_folder / "hub"] if own_folder else []), own_cache, None]:
         for revision in (GPT2_REVISION, "main"):
-            found = [
+            paths = [
                 huggingface_hub.try_to_load_from_cache(GPT2_REPOSITORY, name, cache, revision) for name in GPT2_FILES
             ]
-            if all(isinstance(path, str) for path in found):
-                checks = zip(map(Path, found), GPT2_FILES.values())
+            if all(isinstance(path, str) for path in paths):
+                checks = zip(map(Path, paths), GPT2_FILES.values())
                 if all([_is_sound(path, expected, in_cache=cache == own_cache) for path, expected in checks]):
-                    return Asset(Path(found[0]).parent, title)
+                    return Asset(Path(paths[0]).parent, title)
     if "huggingface.co" in reachable_hosts():
         try:
-            paths = [_fetch_from_hub(name, expected, own_cache) for name, expected in GPT2_FILES.items()]
-            return Asset(paths[0].parent, title)
-        except Exception as error:  # each of the hub's transports has failures of its own
+            fetched = [_fetch_from_hub(name, expected, own_cache) for name, expected in GPT2_FILES.items()]
+            return Asset(fetched[0].parent, title)
+        except Exception as error:  # each of the hub's transports raises errors of its own kind
             problem = f"{type(error).__name__}: {_first_line(error)}"
     return stand_in(Path("gpt2-course"), "the course's small GPT-2 (data/gpt2-course)", title, problem)
 
 
 def _fetch_from_hub(name, expected, cache):
-    """A file of GPT-2 small from huggingface.co, fetched a second time if it comes damaged; then OSError."""
+    """A file of GPT-2 small from huggingface.co. A damaged one is downloaded a second time; then OSError."""
     for again in (False, True):
         path = huggingface_hub.hf_hub_download(
             GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=cache, force_download=again
         )
         if _is_sound(Path(path), expected, in_cache=True):
             return Path(path)
-    raise OSError(f"what came for {name} is not the file that the course knows")
+    raise OSError(f"the download of {name} is not the file that the course knows")

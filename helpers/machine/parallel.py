@@ -1,6 +1,6 @@
-"""Several processes that train one model: who is who, what they exchange, and how to start them (notebook 08).
+"""Several processes that train one model: their ranks, what they exchange, and how to start them (notebook 08).
 
-torchrun starts the processes and tells each its number, the rank. A process that is alone notices nothing of it.
+torchrun starts the processes and gives each its number, the rank. Everything works unchanged in a single process.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from helpers import assets, runtime
+from helpers.machine import assets, runtime
 
-TIMEOUT = datetime.timedelta(minutes=10)  # a process that hangs ends the job after this; one that is killed, at once
+TIMEOUT = datetime.timedelta(minutes=10)  # then a process that hangs ends the job; one that is killed ends it at once
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface on which a machine speaks to itself
 CALL = """
 import json, pathlib, sys
-from helpers import parallel
+from helpers.machine import parallel
 with parallel.joined() as ranks:
     pathlib.Path(sys.argv[2], str(ranks.rank)).write_text(json.dumps({}(**json.loads(sys.argv[1]))), "utf-8")
 """
@@ -34,13 +34,13 @@ with parallel.joined() as ranks:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """The rank of this process, and the world size (the number of processes)."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, rows):
-        """This process's rows of a batch (B, ...), next to those of the others. size must divide B."""
+        """This process's rows of a batch (B, ...); those of the next rank follow. size must divide B."""
         return rows.chunk(self.size)[self.rank]  # (B, ...) -> (B / size, ...)
 
     def total(self, number):
@@ -51,17 +51,26 @@ class Ranks:
         dist.all_reduce(number)
         return number.item()
 
-    def agree(self, thing):
-        """What rank 0 gives, in all processes. All of them must call it."""
-        things = [thing]
+    def agree(self, value):
+        """Rank 0's value, in all processes. All of them must call it."""
+        values = [value]
         if self.size > 1:
-            dist.broadcast_object_list(things)
-        return things[0]
+            dist.broadcast_object_list(values)
+        return values[0]
 
     def replicate(self, model):
-        """The model such that a backward pass leaves each gradient's mean over all processes; their weights become
-        those of rank 0."""
+        """Wraps the model so that a backward pass averages each gradient over all processes. Their weights become those
+        of rank 0."""
         return model if self.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def exchange(self, model, is_last=True):
+        """A context for a forward and a backward pass: gradients are exchanged after the last part of a batch only."""
+        return contextlib.nullcontext() if self.size == 1 or is_last else model.no_sync()
+
+    def seed_dropout(self, seed, step):
+        """Gives each process but rank 0 random numbers of its own for dropout; rank 0's are in the checkpoint."""
+        if self.rank:
+            torch.manual_seed(hash((seed, step, self.rank)) % 2**63)
 
 
 def current():
@@ -73,8 +82,8 @@ def current():
 def joined():
     """A context that joins the other processes of a job if torchrun has started this one, and yields the Ranks.
 
-    They speak over gloo on a CPU, over nccl on GPUs, of which each takes its own.
-    Raises ValueError where that cannot be, RuntimeError when another process has stopped.
+    They communicate by gloo on CPUs and by nccl on GPUs, of which each process takes its own.
+    Raises ValueError when there are too few GPUs, RuntimeError when another process has stopped.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield current()
@@ -89,10 +98,10 @@ def joined():
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         if sys.platform in LOOPBACK:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    lost = (f"Process {rank} of {size} (counted from 0) stops, because another one has stopped or the job was told to. "
-            "A checkpoint written earlier is whole: resume it, with any number of processes.")
+    lost = (f"Process {rank} of {size} (counted from 0) stops, because another one has stopped or the job was ended. "
+            "Any checkpoint written earlier is complete: resume it, with any number of processes.")
 
-    def stop(signum, frame):  # torchrun tells the others so when it has lost a process
+    def stop(signum, frame):  # torchrun sends this to the others when it has lost a process
         raise RuntimeError(lost)
 
     signal.signal(signal.SIGTERM, stop)
@@ -100,7 +109,7 @@ def joined():
     try:
         yield Ranks(rank, size)
     except Exception as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is time to say what happened
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that there is time to report what happened
         if not any(sign in str(error) for sign in ("gloo", "NCCL", "Connection")):
             raise
         raise RuntimeError(lost) from error
@@ -108,8 +117,8 @@ def joined():
 
 
 def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
-    """Runs `torchrun --standalone --nproc-per-node PROCESSES ARGUMENTS` on this machine, each process with so many
-    threads. Returns its exit status and all that was printed; show: also print it as it comes."""
+    """Runs `torchrun --standalone --nproc-per-node PROCESSES ARGUMENTS` on this machine, each process with
+    the given number of threads. Returns its exit status and its output; show: also print the output at once."""
     meet = ["--standalone"]
     if sys.platform == "win32":  # PyTorch's builds for Windows lack libuv, on which --standalone rests: meet in a file
         meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={tempfile.mkdtemp()}/meet", "--rdzv-conf=store_type=file"]
@@ -117,31 +126,31 @@ def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
     path = os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))
     environment = {"USE_LIBUV": str(int(sys.platform != "win32")), **os.environ, "OMP_NUM_THREADS": str(threads),
                    "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
-    said = ""
+    output = ""
     with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, encoding="utf-8", errors="replace") as job:
         try:
             for line in job.stdout:
-                said += line
+                output += line
                 print(line if show else "", end="")
-        except BaseException:  # the stop button: leave no process behind
+        except BaseException:  # the stop button must leave no process behind
             job.terminate()
             raise
-    return job.returncode, said
+    return job.returncode, output
 
 
 def run(function, processes=2, threads=1, device="cpu", uses=(), **arguments):
-    """Calls function(**arguments) in so many processes, joined by torchrun. Returns what each returned, by rank.
+    """Calls function(**arguments) in several processes, joined by torchrun. Returns their results, by rank.
 
-    Only its source goes there, and that of the functions in uses: they must import what they need, and function must
-    take and return what JSON can hold.
-    Raises RuntimeError with all that was printed if a process fails.
+    The processes get only the source of function and of the functions in uses, which must import what they need.
+    Arguments and results must be representable in JSON.
+    Raises RuntimeError with the output if a process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "work.py")
         source = "\n".join(textwrap.dedent(inspect.getsource(one)) for one in (*uses, function))
         script.write_text(source + CALL.format(function.__name__), encoding="utf-8")
-        status, said = torchrun([script, json.dumps(arguments), folder], processes, threads, device, show=False)
+        status, output = torchrun([script, json.dumps(arguments), folder], processes, threads, device, show=False)
         if status:
-            raise RuntimeError(f"The job of {processes} processes ended with status {status}. It said:\n{said}")
+            raise RuntimeError(f"The job of {processes} processes ended with status {status}. Its output:\n{output}")
         return [json.loads(Path(folder, str(rank)).read_text("utf-8")) for rank in range(processes)]

@@ -1,0 +1,254 @@
+"""Exercises of notebook 09: an equal budget, paired differences, how much of a text is sampled, the best checkpoint, a
+split without leakage."""
+
+import math
+
+import torch
+
+from helpers.corpus import expected_coverage
+from helpers.course.checking import Exercise, NotYet, close, needs_answer
+from helpers.course.experiments import best_checkpoint
+
+# --- an equal budget -------------------------------------------------------------------------------------------------
+
+
+def equal_budget(steps, batch_size, context, new_batch_size, new_context):
+    """The largest number of steps of new_batch_size x new_context tokens that reads no more than the first run."""
+    return steps * batch_size * context // (new_batch_size * new_context)
+
+
+def _test_budget(attempt):
+    answer = needs_answer(attempt(500, 16, 256, 8, 256))
+    if close(answer, 250):
+        raise NotYet("With half the batch a run needs twice as many steps, not half as many. Invert the fraction.")
+    if not close(answer, 1000):
+        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 8 x 256: you return {answer}; expected 1000.")
+    answer = attempt(500, 16, 256, 16, 128)
+    if close(answer, 500):
+        raise NotYet("A shorter context also means fewer tokens per step: a step reads batch size x context tokens.")
+    if not close(answer, 1000):
+        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 16 x 128: you return {answer}; expected 1000.")
+    answer = attempt(100, 10, 10, 3, 7)
+    if close(answer, 10_000 / 21):
+        raise NotYet(f"A run cannot make {float(answer):.2f} steps. Round down: the budget must not be exceeded.")
+    if close(answer, 477):
+        raise NotYet("477 steps of 3 x 7 tokens read 10,017, more than the 10,000 of the first run. Round down.")
+    if not close(answer, equal_budget(100, 10, 10, 3, 7)):
+        raise NotYet(f"100 steps of 10 x 10 tokens, then steps of 3 x 7: you return {answer}; expected 476.")
+    return "The arms of this notebook read as many tokens as the base arm, unless its text says otherwise."
+
+
+# --- paired differences ----------------------------------------------------------------------------------------------
+
+
+def paired_difference(losses, base_losses):
+    """The losses of two arms, seed by seed -> the mean of their differences and its standard error."""
+    differences = [loss - base for loss, base in zip(losses, base_losses, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
+    return mean, math.sqrt(variance / n)
+
+
+def _test_difference(attempt):
+    a, b = [5.2, 5.9, 5.5, 5.1], [5.0, 5.8, 5.2, 5.0]
+    answer = needs_answer(attempt(list(a), list(b)))
+    if not hasattr(answer, "__len__") or len(answer) != 2:
+        raise NotYet("Return two values: the mean of the differences and its standard error.")
+    mean, error = map(float, answer)
+    right_mean, right_error = paired_difference(a, b)
+    if close(mean, -right_mean):
+        raise NotYet("The sign is wrong. Subtract the base arm from the first arm: a positive difference is worse.")
+    if not close(mean, right_mean):
+        raise NotYet(f"The mean of the differences is {right_mean:.4f}; you return {mean:.4f}.")
+    n, spread = len(a), right_error * math.sqrt(len(a))
+
+    def variance(values):
+        middle = sum(values) / n
+        return sum((value - middle) ** 2 for value in values) / (n - 1)
+
+    for wrong, message in (
+        (spread, "That is the standard deviation of one difference. The mean of n differences varies less: divide by "
+         "sqrt(n)."),
+        (spread * math.sqrt((n - 1) / n), "That is the standard deviation of one difference, computed with n. The mean "
+         "comes from the same data, so divide the sum of squares by n - 1, and then the variance by n."),
+        (right_error * math.sqrt((n - 1) / n), "Divide the sum of squares by n - 1: the mean comes from the same data. "
+         "(torch.std does this by default, numpy.std with ddof=1.)"),
+        (right_error**2, "That is the square of the standard error: take the root."),
+        (spread / n, "Divide the standard deviation by sqrt(n), not by n."),
+        (math.sqrt((variance(a) + variance(b)) / n), "You use the spread of each arm by itself. But runs with the same "
+         "seed share their luck: take the difference of each pair first, then the spread of the differences."),
+    ):
+        if close(error, wrong, 1e-4):
+            raise NotYet(message)
+    if not close(error, right_error, 1e-4):
+        raise NotYet(f"The mean is right. Its standard error is {right_error:.4f}; you return {error:.4f}.")
+    return "Pairs share the initial weights and the batches, so their differences vary less than independent runs."
+
+
+# --- how much of a text is sampled -----------------------------------------------------------------------------------
+
+
+def _test_coverage(attempt):
+    cases = ((50, 10, 1), (50, 10, 8), (50, 10, 4000), (9, 8, 1))
+    for N, T, draws in cases:
+        answer = float(needs_answer(attempt(N, T, draws)))
+        right = expected_coverage(N, T, draws)
+        if close(answer, right, 1e-5):
+            continue
+        for wrong, message in (
+            (1 - (1 - T / (N - T)) ** draws if T < N - T else -1, "That is the share inside the text. Near both ends "
+             "fewer windows contain a token: count the windows of each token (exercise 3 of notebook 07)."),
+            (1 - (1 - T / N) ** draws, "There are N - T starts, not N, and near both ends fewer than T windows contain "
+             "a token."),
+            (min(1.0, draws * T / N), "draws * T counts a token twice if it is drawn twice. What is the probability "
+             "that all draws miss it?"),
+            (1 - right, "That is the share that is missed. The coverage is 1 minus it."),
+            (1 - math.exp(-draws * T / N), "That is an approximation for the middle of a long text. The exact "
+             "probability that all draws miss a token is (1 - windows / starts) ** draws."),
+        ):
+            if close(answer, wrong, 1e-5):
+                raise NotYet(message)
+        raise NotYet(f"For N = {N}, T = {T} and {draws} draws the expected share is {right:.4f}; you return "
+                     f"{answer:.4f}.")
+    return "The last token is never an input, so no number of draws reaches 100 %."
+
+
+# --- the best checkpoint ---------------------------------------------------------------------------------------------
+
+
+def _test_checkpoint(attempt):
+    curve = [8.0, 6.0, 5.5, 5.6, 5.4, 5.5, 5.6, 5.7, 5.2]
+    answer = needs_answer(attempt(list(curve), 2))
+    if not hasattr(answer, "__len__") or len(answer) != 2:
+        raise NotYet("Return two indices: the checkpoint to keep, and the measurement after which training stops.")
+    for losses, patience, hint in (
+        (curve, 2, "5.6 is no new best, but 5.4 is: start counting again from 5.4."),
+        (curve, 1, "With patience 1 training stops at the first measurement that is no new best."),
+        (curve, 9, "Patience never runs out, so training continues to the end, where the loss is lowest."),
+        ([3.0, 2.0, 2.0, 2.0, 1.0], 2, "An equal loss is no improvement: keep the earlier checkpoint and "
+                                       "continue counting."),
+        ([3.0, 2.0, 1.0], 1, "The loss falls until the end: keep the last checkpoint."),
+    ):
+        kept, stopped = map(int, attempt(list(losses), patience))
+        right_kept, right_stopped = best_checkpoint(losses, patience)
+        case = f"For {losses} and patience {patience}"
+        if (kept, stopped) == (right_kept, right_stopped):
+            continue
+        comparison = f"{case} you return {kept} and {stopped}; expected {right_kept} and {right_stopped}. {hint}"
+        if hint.startswith("An equal"):
+            raise NotYet(comparison)
+        if kept == stopped and kept == right_stopped:
+            raise NotYet(f"{case} you keep the last checkpoint. Keep the best one measured up to that point.")
+        if kept == losses.index(min(losses)) and kept > right_stopped:
+            raise NotYet(f"{case} you keep a checkpoint that is never reached: training stops before it.")
+        if kept == right_kept and stopped == right_stopped + 1:
+            raise NotYet(f"{case} you stop one measurement too late. {hint}")
+        if kept == right_kept and stopped == right_stopped - 1:
+            raise NotYet(f"{case} you stop one measurement too early. {hint}")
+        raise NotYet(comparison)
+    return "A rule that looks at the test set has used it: report the loss on a set that has chosen nothing."
+
+
+# --- a split without leakage -----------------------------------------------------------------------------------------
+
+
+def leak_free_split(starts, T, first, last):
+    """Sorts windows into training and test windows. The test region is the tokens first ... last - 1.
+
+    starts (n,) int64; a window has its inputs at start ... start + T - 1 and its targets one position later.
+    Returns two Boolean masks (n,): training windows share no token with the region, test windows lie inside it, and
+    windows across its edges are in neither.
+    """
+    end = starts + T + 1  # the position after the last target
+    train = (end <= first) | (starts >= last)
+    test = (starts >= first) & (end <= last)
+    return train, test
+
+
+def _split_mistakes(starts, T, first, last):
+    """The results of typical mistakes: {message to the learner: (train, test)}."""
+    end = starts + T + 1
+    train, test = leak_free_split(starts, T, first, last)
+    inside = (starts >= first) & (starts < last)
+    short = starts + T
+    return {
+        "Windows across an edge of the test region are in your training set, with test tokens in them. They belong to "
+        "neither set.": (~test, test),
+        "A window across an edge of the test region is in your test set, although it also contains training tokens. It "
+        "belongs to neither set.": (train, ~train),
+        "You look only at the start of each window. A window that starts before the test region can reach into it.":
+            (~inside, inside),
+        "You ignore the last target: the tokens of a window run from start to start + T, which is T + 1 tokens.":
+            ((short <= first) | (starts >= last), (starts >= first) & (short <= last)),
+        "Windows after the test region are missing from your training set.": (end <= first, test),
+        "The two masks are in the wrong order: return train first, then test.": (test, train),
+    }
+
+
+def _test_split(attempt):
+    starts, T = torch.randperm(60, generator=torch.Generator().manual_seed(0)), 5
+    for first, last in ((20, 40), (50, 66)):
+        answer = needs_answer(attempt(starts.clone(), T, first, last))
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise NotYet("Return two masks: train, test.")
+        masks = [torch.as_tensor(mask) for mask in answer]
+        right = leak_free_split(starts, T, first, last)
+        for name, mask in zip(("train", "test"), masks):
+            if mask.dtype != torch.bool or mask.shape != starts.shape:
+                raise NotYet(f"{name}: expected a Boolean mask of shape ({len(starts)},); yours has the shape "
+                             f"{tuple(mask.shape)} and the type {mask.dtype}.")
+        if all(map(torch.equal, masks, right)):
+            continue
+        for message, wrong in _split_mistakes(starts, T, first, last).items():
+            if all(map(torch.equal, masks, wrong)):
+                raise NotYet(message)
+        for name, mask, right_mask in zip(("train", "test"), masks, right):
+            if not torch.equal(mask, right_mask):
+                start = int(starts[mask != right_mask].min())
+                raise NotYet(f"T = {T}, test region {first} to {last - 1}. The window that starts at {start} contains "
+                             f"the tokens {start} to {start + T}; your {name} mask is {bool(mask[starts == start])} "
+                             "for it.")
+    return "The windows lost at the edges are the price of an honest test."
+
+
+budget = Exercise(
+    "An equal budget", 1, 5,
+    ("How many tokens does one step read? How many tokens did the first run read in total?",
+     "The first run read steps * batch_size * context tokens. Divide by the tokens of a new step, and round down with "
+     "//."),
+    _test_budget, equal_budget,
+)
+difference = Exercise(
+    "Paired differences", 2, 10,
+    ("Subtract seed by seed first. That leaves one list of differences. What are its mean and its spread?",
+     "The variance of the differences is the sum of their squared distances from the mean, divided by n - 1.",
+     "The standard error of the mean is sqrt(variance / n). Return mean, error."),
+    _test_difference, paired_difference,
+)
+coverage = Exercise(
+    "How much of a text is sampled", 2, 15,
+    ("Take one token. What is the probability that one draw contains it? That all draws miss it? Then take the mean "
+     "over all tokens.",
+     "You counted the windows that contain token i in exercise 3 of notebook 07: their starts run from "
+     "max(0, i - T + 1) to min(i, N - T - 1).",
+     "For each token, missed = (1 - windows / (N - T)) ** draws. The coverage is the mean of 1 - missed over all N "
+     "tokens."),
+    _test_coverage, expected_coverage,
+)
+checkpoint = Exercise(
+    "The best checkpoint", 2, 10,
+    ("Go through the losses and remember the index of the best one so far.",
+     "Since the best loss there have been i - best measurements. When this number reaches patience, return best and i. "
+     "After the loop, return best and the last index."),
+    _test_checkpoint, best_checkpoint,
+)
+split = Exercise(
+    "A split without leakage", 3, 15,
+    ("Write down all tokens of one window, including its targets. When do they avoid the region? When do they lie "
+     "inside it?",
+     "A window contains the tokens start to start + T, so it ends before token start + T + 1.",
+     "train: the window ends at or before first, or starts at or after last (combine two masks with |). test: it "
+     "starts at or after first, and ends at or before last (&)."),
+    _test_split, leak_free_split,
+)

@@ -1,0 +1,432 @@
+"""Every figure of the course. Each function draws one figure, shows it and returns its axes.
+
+The functions are sorted by notebook. Colours are those of Okabe and Ito (2008), which colour-blind readers can
+distinguish; text is large enough for a projector.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+
+
+def new_figure(columns=1, rows=1, width=9.0, height=4.5):
+    """A white figure with large text. Returns the axes, or an array of them."""
+    sns.set_theme(style="whitegrid", context="talk", palette=COLOURS, font_scale=0.8)
+    _, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", facecolor="white")
+    return axes
+
+
+def finish(axes, title=None, xlabel=None, ylabel=None, legend=None):
+    """Sets the title, the axis labels with their units and, if wanted, a legend at the given place."""
+    if title:
+        axes.set_title(title, fontweight="bold")
+    if xlabel:
+        axes.set_xlabel(xlabel)
+    if ylabel:
+        axes.set_ylabel(ylabel)
+    if legend:
+        axes.legend(loc=legend, frameon=True, framealpha=1)
+    return axes
+
+
+# --- notebook 01 ------------------------------------------------------------------------------------------------------
+
+
+def plot_matrices(matrices, title, labels, numbers=False, ylabel="attending token (query)", xlabel="attended (key)"):
+    """Square matrices side by side: dark for small values, grey for -inf. matrices: {heading: (T, T)}, labels: (T,)."""
+    axes = np.atleast_1d(new_figure(columns=len(matrices), width=5.2 * len(matrices), height=5.4 if numbers else 4.9))
+    for axis, (heading, values) in zip(axes, matrices.items()):
+        values = np.asarray(values, dtype=float)
+        limits = {"vmin": 0, "vmax": 1} if np.all((values >= 0) & (values <= 1)) else {}
+        sns.heatmap(values, mask=np.isinf(values), ax=axis, annot=numbers, fmt=".2f", cmap="cividis", square=True,
+                    linewidths=1, xticklabels=labels, yticklabels=labels, cbar=not numbers,
+                    cbar_kws={"label": "weight", "shrink": 0.7}, annot_kws={"size": 14}, **limits)
+        axis.set_facecolor("#bbbbbb")
+        axis.grid(False)
+        axis.tick_params(axis="y", rotation=0)
+        finish(axis, heading, xlabel, ylabel if axis is axes[0] else None)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+def plot_attention_steps(q, k, v, labels, rows, steps=4):
+    """One head, step by step, for some of its tokens: a row of four panels for each. q, k, v: (T, d), rows: tokens.
+
+    The scores; those of the past only; their softmax; the weighted values, with their sum below. steps: how many of the
+    four panels are drawn.
+    """
+    T, d = k.shape
+    headings = ("1 · scores q·k / √d", "2 · masked: the past only", "3 · softmax: weights", "4 · weight × value, sum")
+    grid = np.atleast_2d(new_figure(columns=4, rows=len(rows), width=15.5, height=max(4.6, 1 + 1.9 * len(rows))))
+    for axes, t in zip(grid, rows):
+        scores = np.asarray(k @ q[t]) / d**0.5
+        weights = np.exp(scores[: t + 1] - scores[: t + 1].max())
+        weights = np.append(weights / weights.sum(), np.zeros(T - t - 1))
+        mixed = weights[:, None] * np.asarray(v)
+        past = np.where(np.arange(T) <= t, scores, 0)
+        for axis, values in zip(axes, (scores, past, weights)):
+            axis.barh(range(T), values, color=[BLUE if s <= t else "#bbbbbb" for s in range(T)])
+            axis.set_yticks(range(T), labels if axis is axes[0] else [""] * T)
+            axis.invert_yaxis()
+        for axis in axes[:2]:
+            axis.set_xlim(1.1 * min(0, scores.min()), 1.1 * max(0, scores.max()))
+        for s in range(t + 1, T):
+            axes[1].text(0, s, " −∞", va="center", fontsize=16)
+        axes[2].set_xlim(0, 1)
+        largest = abs(mixed).max()
+        sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3], cmap="PuOr", vmin=-largest, vmax=largest, cbar=False,
+                    linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
+        axes[3].axhline(T, color=BLACK, linewidth=3)
+        axes[3].tick_params(axis="y", rotation=0)
+        axes[3].set_xlabel(f"the {mixed.shape[1]} elements of a vector" if t == rows[-1] else None)
+        axes[0].set_ylabel(f"{labels[t]}\nattends to", fontweight="bold")
+        for axis in axes[steps:]:
+            axis.set_visible(False)
+    for axis, heading in zip(grid[0], headings):
+        axis.set_title(heading, fontweight="bold", fontsize=15)
+    plt.show()
+    return grid
+
+
+# --- notebook 02 ------------------------------------------------------------------------------------------------------
+
+
+def plot_panels(*panels, height=5.0):
+    """Curves side by side. panels: dictionaries of title, xlabel, ylabel, curves {label: (x, y)}, and if wanted
+    log=True, legend (a place) and limits (of the y axis). y (R, N) of R runs is drawn as their mean in a band from the
+    lowest to the highest."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=height))
+    dashes = ("solid", "dashed", "dotted", "dashdot", (0, (6, 1, 1, 1, 1, 1)))
+    for axis, panel in zip(axes, panels):
+        for (label, (x, y)), colour, dash in zip(panel["curves"].items(), (BLUE, ORANGE, GREEN, RED, BLACK), dashes):
+            runs = np.atleast_2d(y)
+            axis.plot(x, runs.mean(0), color=colour, linestyle=dash, linewidth=3, label=label)
+            if len(runs) > 1:
+                axis.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.2, linewidth=0)
+        axis.set_yscale("log" if panel.get("log") else "linear")
+        axis.set_ylim(panel.get("limits"))
+        legend = panel.get("legend", "best") if len(panel["curves"]) > 1 else None
+        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], legend)
+    plt.show()
+    return axes
+
+
+def plot_heat_maps(tables, title, xlabel, ylabel, unit):
+    """Tables of shares from 0 to 1 as coloured grids with their values. tables: {heading: {(row, column): share}}."""
+    axes = np.atleast_1d(new_figure(columns=len(tables), width=6.5 * len(tables), height=5))
+    for axis, (heading, table) in zip(axes, tables.items()):
+        rows, columns = (sorted({key[i] for key in table}) for i in (0, 1))
+        values = [[table[row, column] for column in columns] for row in rows]
+        sns.heatmap(values, ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, xticklabels=columns,
+                    yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})
+        finish(axis, heading, xlabel, ylabel)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# --- notebook 03 ------------------------------------------------------------------------------------------------------
+
+
+def plot_scaling(*panels):
+    """Measurements on a logarithmic axis, side by side. panels: dictionaries of title, xlabel, ylabel,
+    curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear" or the base of the
+    logarithmic axis."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.5))
+    for axis, panel in zip(axes, panels):
+        for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
+            middle, low, high = np.array(list(curve.values())).T
+            spread = np.clip([middle - low, high - middle], 0, None)
+            axis.errorbar(curve.keys(), middle, yerr=spread, color=colour, marker=marker, markersize=9, capsize=5,
+                          linewidth=2.5, label=label)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
+        if panel.get("yscale") != "linear":
+            axis.set_yscale("log", base=panel.get("base", 10))
+            axis.yaxis.set_major_formatter("{x:g}")
+        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
+    plt.show()
+    return axes
+
+
+def plot_roofline(peak, bandwidth, points, title):
+    """A machine's roof, min(peak, intensity x bandwidth), and the measured speeds below it.
+
+    peak in FLOP/s, bandwidth in byte/s. points: {label: (FLOPs per byte, FLOP/s)}.
+    """
+    axes, ridge = new_figure(height=6), peak / bandwidth
+    reached = [ridge, *(intensity for intensity, _ in points.values())]
+    x = np.geomspace(0.5 * min(reached), 2 * max(reached), 200)
+    axes.plot(x, np.minimum(peak, x * bandwidth) / 1e9, color=BLACK, linewidth=3, label="the machine's roof")
+    axes.axvline(ridge, color=BLACK, linestyle="dotted", linewidth=2, label=f"ridge: {ridge:.1f} FLOPs per byte")
+    for (label, (intensity, speed)), colour, marker in zip(points.items(), COLOURS, "osD^vP"):
+        axes.plot(intensity, speed / 1e9, marker, color=colour, markersize=15, markeredgecolor=BLACK, label=label)
+    axes.loglog()
+    finish(axes, title, "arithmetic intensity (FLOPs per byte of memory traffic)", "speed (GFLOP/s)")
+    axes.figure.legend(loc="outside right center", frameon=False)
+    axes.figure.set_size_inches(14, 6)
+    plt.show()
+    return axes
+
+
+# --- notebook 04 ------------------------------------------------------------------------------------------------------
+
+
+def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token read", ylabel="block"):
+    """A coloured grid of shares from 0 to 1 with a word in each cell. values: (R, N); words: R lists of N strings."""
+    axes = new_figure(width=2.0 + 1.5 * len(xlabels), height=2.2 + 0.5 * len(ylabels))
+    sns.heatmap(np.asarray(values), ax=axes, annot=np.asarray(words, dtype=object), fmt="", cmap="cividis", vmin=0,
+                vmax=1, linewidths=1, xticklabels=xlabels, yticklabels=ylabels, annot_kws={"size": 14},
+                cbar_kws={"label": unit})
+    axes.tick_params(axis="x", rotation=0)
+    axes.tick_params(axis="y", rotation=0)
+    finish(axes, title, xlabel, ylabel)
+    plt.show()
+    return axes
+
+
+def plot_next_tokens(panels, tokens, title):
+    """Bars of next-token probabilities, side by side. panels: {heading: probabilities of tokens}; tokens: strings.
+
+    A last bar holds all other tokens together.
+    """
+    tokens = [*tokens, "all others"]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = max(9, 4.3 * columns + 1.6), 0.8 + (1.05 + 0.25 * len(tokens)) * rows
+    grid = np.atleast_2d(new_figure(columns, rows, width, height))
+    for i, (axis, (heading, probabilities)) in enumerate(zip(grid.flat, panels.items())):
+        probabilities = [*probabilities, 1 - sum(probabilities)]
+        bars = axis.barh(range(len(tokens)), probabilities, color=[BLUE] * (len(tokens) - 1) + [ORANGE])
+        axis.bar_label(bars, [f"{p:.0%}" if p >= 0.005 else "" for p in probabilities], padding=3, fontsize=13)
+        axis.set_yticks(range(len(tokens)), tokens if i % columns == 0 else [""] * len(tokens))
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.18)
+        axis.set_xticks((0, 0.5, 1))
+        axis.grid(False)
+        axis.set_title(heading, fontsize=15, fontweight="bold")
+        axis.set_xlabel("probability" if i >= len(panels) - columns else None)
+    grid.flat[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return grid
+
+
+def plot_head_grid(maps, title):
+    """The attention maps of all heads, a row per layer, on one scale from 0 (dark) to 1. maps: (L, nh, T, T)."""
+    maps = np.asarray(maps)
+    L, nh = maps.shape[:2]
+    grid = np.reshape(new_figure(nh, L, width=1.4 + 1.1 * nh, height=1.2 + 1.1 * L), (L, nh))
+    for (layer, head), axis in np.ndenumerate(grid):
+        axis.imshow(maps[layer, head], cmap="cividis", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        if layer == 0:
+            axis.set_title(f"{head}", fontsize=14)
+        if head == 0:
+            axis.set_ylabel(f"{layer}", rotation=0, labelpad=14, va="center", fontsize=14)
+    grid[0, 0].figure.supxlabel("head (numbers above)")
+    grid[0, 0].figure.supylabel("layer")
+    grid[0, 0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return grid
+
+
+# --- notebook 05 ------------------------------------------------------------------------------------------------------
+
+
+def plot_shares(table, title, xlabel, unit="%"):
+    """One horizontal bar per row, divided into its parts, with their values inside. table: {row: {part: value}}."""
+    axes, parts = new_figure(width=11.5, height=2.2 + 0.42 * len(table)), list(next(iter(table.values())))
+    left, rows, widest = np.zeros(len(table)), list(table)[::-1], max(sum(row.values()) for row in table.values())
+    for part, colour in zip(parts, (SKY, BLUE, ORANGE, PURPLE, GREEN, YELLOW)):
+        values = np.array([table[row][part] for row in rows])
+        bars = axes.barh(rows, values, left=left, color=colour, edgecolor="white", label=part)
+        texts = [f"{value:.1f}" if value > 0.045 * widest else "" for value in values]
+        axes.bar_label(bars, texts, label_type="center", color="white" if colour == BLUE else BLACK, fontsize=15)
+        left += values
+    axes.set_xlim(0, widest)
+    axes.grid(axis="y", visible=False)
+    finish(axes, None, f"{xlabel} ({unit})")
+    axes.figure.suptitle(title, fontweight="bold")
+    axes.figure.legend(loc="outside lower center", ncols=len(parts) if len(parts) < 6 else 3, frameon=False)
+    plt.show()
+    return axes
+
+
+def plot_bars(panels, kinds, title, shown="{:,.1f}"):
+    """Horizontal bars side by side for the same rows. panels: {label of the x axis: {row: value}}, values above 0.
+
+    kinds: {row: kind}; each kind has a colour and, if there are several, a line in the legend.
+    """
+    rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
+    width, height = max(9, 3.8 * len(panels) + 1.5), 2.2 + 0.4 * len(rows)
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=width, height=height))
+    for axis, (label, values) in zip(axes, panels.items()):
+        bars = axis.barh(rows, [values[row] for row in rows], color=[colours[kinds[row]] for row in rows])
+        axis.bar_label(bars, [shown.format(values[row]) for row in rows], padding=3, fontsize=14)
+        axis.set_xlim(0, 1.25 * max(values.values()))
+        axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
+        axis.xaxis.set_major_locator(plt.MaxNLocator(4))
+        axis.grid(False)
+        finish(axis, None, label)
+    if len(colours) > 1:
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+        axes[0].figure.legend(handles, colours, loc="outside lower center", ncols=len(colours), frameon=False)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# --- notebook 06 ------------------------------------------------------------------------------------------------------
+
+
+def plot_histograms(panels, title, log=False):
+    """Histograms as outlines, side by side. panels: {heading: {label: helpers.weights.histogram(...)}}.
+
+    The height is the share of all entries in each bin. The legend says which share lies outside. log: the y axis, or
+    one answer for each panel.
+    """
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    for axis, (heading, curves), logarithmic in zip(axes, panels.items(), np.broadcast_to(log, len(panels))):
+        looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"))
+        for (label, bars), (colour, dash) in zip(curves.items(), looks):
+            counts, total = np.array(bars["counts"]), sum(bars["counts"]) + bars["outside"]
+            label += f" ({bars['outside'] / total:.1%} outside)" if bars["outside"] > 0.0005 * total else ""
+            edges = np.linspace(bars["low"], bars["high"], len(counts) + 1)
+            axis.stairs(counts / total, edges, color=colour, linestyle=dash, linewidth=2.5, label=label)
+        axis.set_yscale("log" if logarithmic else "linear")
+        low, high = axis.get_ylim()
+        room = 10 ** (0.5 * len(curves)) if logarithmic else 1.05 + 0.13 * len(curves)  # for the legend
+        axis.set_ylim(low, high * room)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(5))
+        finish(axis, heading, "value of an entry", "share of the entries per bin" if axis is axes[0] else None)
+        axis.legend(loc="upper center", frameon=True, fontsize=14)
+    if np.ndim(log) == 0:  # panels of one kind share their axis, so that heights can be compared
+        limits = np.array([axis.get_ylim() for axis in axes])
+        plt.setp(axes, ylim=(limits[:, 0].min(), limits[:, 1].max()))
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+def plot_by_layer(panels, title):
+    """Statistics by layer, side by side. panels: {label of the y axis: {label: values or (low, middle, high)}}.
+
+    Three lists of values are drawn as a line in a band from low to high. A label has one look in all panels, and 0 is
+    a line where values lie on both sides of it.
+    """
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    styles = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
+    looks = dict(zip(dict.fromkeys(label for curves in panels.values() for label in curves), styles))
+    handles = {}
+    for axis, (ylabel, curves) in zip(axes, panels.items()):
+        for label, values in curves.items():
+            colour, dash, mark = looks[label]
+            low, middle, high = values if isinstance(values, tuple) else (values, values, values)
+            layers = np.arange(len(middle))
+            handles[label], = axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3)
+            axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+        if axis.dataLim.y0 >= 0:
+            axis.set_ylim(0, 1.08 * axis.dataLim.y1)
+        else:
+            axis.axhline(0, color=BLACK, linewidth=1.5)
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+        finish(axis, None, "layer", ylabel)
+    axes[0].figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes
+
+
+# --- notebook 07 ------------------------------------------------------------------------------------------------------
+
+
+def plot_losses(history, baselines, title, initial=None):
+    """The training and test losses of a run over its steps, with horizontal lines for simpler models.
+
+    history: a checkpoints.History. baselines: {label: nats per token}. initial: the loss of a uniform guess, ln V.
+    """
+    losses, axes = history.as_arrays(), new_figure(height=5.5)
+    steps = np.arange(1, len(losses["train_loss"]) + 1)
+    axes.plot(steps, losses["train_loss"], color=SKY, linewidth=1, label="training loss, each batch")
+    axes.plot(losses["test_step"], losses["test_loss"], color=BLUE, marker="o", linewidth=2.5, label="test loss")
+    lines = {} if initial is None else {"uniform guess, ln V": initial}
+    for (label, loss), colour, style in zip(
+        {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED), ("dotted", "dashed", "dashdot", "dashed")
+    ):
+        axes.axhline(loss, color=colour, linestyle=style, linewidth=2, label=f"{label}: {loss:.2f}")
+    finish(axes, title, "step (batches seen)", "cross-entropy (nats per token)", legend="best")
+    plt.show()
+    return axes
+
+
+def plot_curve(values, title, xlabel, ylabel):
+    """One curve over the steps 0, 1, 2, ..."""
+    axes = new_figure(height=3.5)
+    axes.plot(np.arange(len(values)), values, color=BLUE, linewidth=2.5)
+    finish(axes, title, xlabel, ylabel)
+    plt.show()
+    return axes
+
+
+def plot_visits(visits, mean, edge, edge_formula, title):
+    """How often each token was drawn, (N,), and near the start relative to the mean: measured and computed, (M,)."""
+    left, right = new_figure(columns=2, width=13, height=5)
+    left.plot(np.arange(len(visits)), visits, color=SKY, linewidth=0.5, label="each token")
+    left.axhline(mean, color=RED, linewidth=2, linestyle="dashed", label=f"mean inside: {mean:.2f}")
+    left.xaxis.set_major_locator(plt.MaxNLocator(4))
+    left.xaxis.set_major_formatter("{x:,.0f}")
+    left.set_ylim(0, 1.3 * max(visits))
+    finish(left, title, "token of the training text", "visits", legend="upper center")
+    right.plot(edge, color=BLUE, linewidth=3, label="measured, many draws")
+    right.plot(edge_formula, color=BLACK, linewidth=2, linestyle="dotted", label="computed")
+    right.set_ylim(0, 1.3)
+    finish(right, "The first tokens", "token of the training text", "visits relative to the mean", legend="lower right")
+    plt.show()
+    return left, right
+
+
+def plot_layout(layouts, title):
+    """Lines and punctuation of up to three texts. layouts: {label: {"lines": lengths, "marks": {mark: per 1,000}}}."""
+    left, right = new_figure(columns=2, width=13, height=5.5)
+    for i, (label, found) in enumerate(layouts.items()):
+        look = {"color": (BLACK, ORANGE, BLUE)[i], "linewidth": 3, "linestyle": ("solid", "dotted", "dashed")[i]}
+        lengths, marks = np.clip(found["lines"], 0, 104), found["marks"]
+        shares = np.full(len(lengths), 1 / max(1, len(lengths)))
+        name = f"{label} ({len(lengths):,} lines)"
+        left.hist(lengths, np.arange(0, 106, 5), weights=shares, histtype="step", label=name, **look)
+        right.bar(np.arange(len(marks)) + 0.27 * (i - 1), marks.values(), 0.27, color=look["color"], label=label)
+    right.set_xticks(range(len(marks)), marks, fontsize="large", fontweight="bold")
+    left.set_ylim(0, 1.4 * left.get_ylim()[1])
+    finish(left, title, "length of a line (characters; last bar: 100+)", "share of the lines", legend="upper left")
+    finish(right, "Punctuation", "punctuation mark", "per 1,000 characters", legend="upper right")
+    plt.show()
+    return left, right
+
+
+# --- notebook 09 ------------------------------------------------------------------------------------------------------
+
+
+def plot_runs(arms, title, xlabel):
+    """One row per variant: a ring for each run, a bar for their mean. A line marks the first variant's mean.
+
+    arms: {label: values, one per run}.
+    """
+    axes, labels = new_figure(width=12, height=1.8 + 0.5 * len(arms)), list(arms)[::-1]
+    axes.axvline(np.mean(arms[labels[-1]]), color=ORANGE, linewidth=2, linestyle="dashed")
+    for row, label in enumerate(labels):
+        axes.plot(arms[label], [row] * len(arms[label]), "o", color=BLUE, markersize=10, fillstyle="none",
+                  markeredgewidth=3, zorder=3)
+        axes.plot(np.mean(arms[label]), row, "|", color=BLACK, markersize=22, markeredgewidth=4)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.margins(y=0.6 / len(labels))
+    finish(axes, None, xlabel)
+    axes.figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes

@@ -1,0 +1,43 @@
+"""The numbers of the three run sizes: which tokenizer, which model, how it is trained (notebooks 02, 07, 08 and 09)."""
+
+from dataclasses import dataclass
+
+from helpers.model import GPTConfig
+from helpers.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All numbers of one training run: tokenizer, model, hyperparameters."""
+
+    tokenizer: str
+    model: GPTConfig
+    training: TrainConfig
+
+
+# Below full size the course's own tokenizer is used: with GPT-2's 50,257 tokens nearly all parameters and most of the
+# time of a small model would go into its embedding.
+RECIPES = {
+    "smoke": Recipe(
+        "course",
+        GPTConfig(vocab_size=4096, n_positions=64, n_embd=64, n_layer=2, n_head=2),
+        TrainConfig(steps=40, batch_size=8, context=64, learning_rate=4e-3, warmup_steps=5, eval_every=20,
+                    eval_tokens=4096, sample_every=40, sample_tokens=20),
+    ),
+    "laptop": Recipe(
+        "course",
+        GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4),
+        TrainConfig(context=128, learning_rate=3e-3),
+    ),
+    "full": Recipe("gpt2", GPTConfig(), TrainConfig()),
+}
+
+
+def recipe_for(size):
+    """The Recipe of a run size: "smoke", "laptop" or "full". A size changes numbers, never the code.
+
+    Raises ValueError for any other word.
+    """
+    if size not in RECIPES:
+        raise ValueError(f"recipe_for({size!r}): expected one of {', '.join(RECIPES)}.")
+    return RECIPES[size]

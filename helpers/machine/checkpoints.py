@@ -1,0 +1,211 @@
+"""Checkpoints: everything that a training run needs to go on as if it had never stopped (notebook 07).
+
+A checkpoint is written whole or not at all. It holds the weights, the optimizer, the gradient scaler, the random
+numbers, the history and the settings of a run.
+"""
+
+import contextlib
+import csv
+import hashlib
+import os
+import signal
+import threading
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from helpers.machine import assets, kernels, runtime
+
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+FORMAT = 1  # of a checkpoint: increase it if older versions of the course could not read a new one
+MAY_CHANGE = ("steps", "accumulate", "eval_every", "eval_tokens", "sample_every", "sample_tokens")  # on resuming
+
+
+@dataclass
+class History:
+    """What a run has measured. Losses are in nats per token; test_loss[i] was measured after test_step[i] steps."""
+
+    train_loss: list = field(default_factory=list)  # one per step
+    learning_rate: list = field(default_factory=list)  # one per step
+    test_step: list = field(default_factory=list)
+    test_loss: list = field(default_factory=list)
+    samples: list = field(default_factory=list)  # (step, text)
+    interrupted: bool = False
+
+    def as_arrays(self):
+        """The losses and learning rates as numpy arrays: {name: array}."""
+        names = ("train_loss", "learning_rate", "test_step", "test_loss")
+        return {name: np.array(getattr(self, name)) for name in names}
+
+    def rows(self):
+        """The lines of history.csv, its header first."""
+        test = dict(zip(self.test_step, self.test_loss))
+        yield ["step", "train_loss", "test_loss", "learning_rate"]
+        yield [0, "", test.get(0, ""), ""]
+        for step, (loss, rate) in enumerate(zip(self.train_loss, self.learning_rate), start=1):
+            yield [step, loss, test.get(step, ""), rate]
+
+
+@dataclass
+class Run:
+    """A training run in progress: all that its checkpoint holds."""
+
+    model: torch.nn.Module  # with a .config, a dataclass
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    batches: torch.Generator  # draws the batches
+    history: History
+    config: Any  # a TrainConfig
+    data: str  # sha256 of the training tokens
+    matmul: str | None  # the setting of float32 matrix products
+    first_step: int = 0  # where this part of the run begins
+
+    def save(self, out):
+        """Writes checkpoint.pt and history.csv into the folder out."""
+        for leftover in Path(out).glob(f".{CHECKPOINT}.*.part"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        state = {
+            "format": FORMAT,
+            "model_config": asdict(self.model.config),
+            "train_config": asdict(self.config),
+            "data": self.data,
+            "matmul": self.matmul,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "batches": self.batches.get_state(),
+            "dropout": torch.get_rng_state(),
+            "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "history": asdict(self.history),
+        }
+        assets.write_atomically(Path(out) / CHECKPOINT, lambda path: torch.save(state, path))
+        self.save_history(out)
+
+    def save_history(self, out):
+        """Writes history.csv: one line per step. Line n is the state after n steps, so line 0 has a test loss only."""
+
+        def write(path):
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self.history.rows())
+
+        assets.write_atomically(Path(out) / HISTORY, write)
+
+    def restore(self, out, device):
+        """Continues the run in the folder out. Raises ValueError if it had other settings, another model or text."""
+        path = Path(out) / CHECKPOINT
+        state = load_checkpoint(out, model_config=type(self.model.config), train_config=type(self.config))
+        self._check_settings(path, state)
+        if device.type == "cpu":
+            self.matmul = state.get("matmul") or "highest"  # another kernel would round differently
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:  # empty unless the run has computed in float16
+            self.scaler.load_state_dict(state["scaler"])
+        self.batches.set_state(state["batches"])
+        torch.set_rng_state(state["dropout"])
+        if device.type == "cuda" and len(state["dropout_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["dropout_cuda"])
+        for name, value in state["history"].items():
+            setattr(self.history, name, value)
+        self.first_step = len(self.history.train_loss)
+
+    def explain_failure(self, error, out):
+        """The message of an error that stopped the run, with the step, and what the folder out still holds."""
+        done, every = len(self.history.train_loss), self.config.eval_every
+        last = max(self.first_step, done // every * every)
+        kept = f" {out / CHECKPOINT} still holds the weights after step {last}." if out and last else ""
+        return f"Step {done + 1} of {self.config.steps}: {error}{kept}"
+
+    def _check_settings(self, path, state):
+        for name, given in (("model_config", self.model.config), ("train_config", self.config)):
+            before, now = asdict(type(given)(**state[name])), asdict(given)
+            differing = [key for key in now if before[key] != now[key] and key not in MAY_CHANGE]
+            if differing:
+                was, is_now = ({key: settings[key] for key in differing} for settings in (before, now))
+                raise ValueError(f"{path} was made with {was}, this run has {is_now}. Use the same settings.")
+        if state["data"] != self.data:
+            raise ValueError(f"{path} was trained on another text, split or tokenizer. Use the same.")
+        done = len(state["history"]["train_loss"])
+        if done > self.config.steps:
+            raise ValueError(f"{path} has {done} steps already; steps={self.config.steps} was asked for.")
+
+
+def begin(model, optimizer, scaler, config, train_ids, out, resume, ranks):
+    """A new Run, or with resume the one in the folder out. A new run sets torch's seed to config.seed.
+
+    Raises ValueError or FileNotFoundError where there is nothing to resume, FileExistsError instead of overwriting a
+    checkpoint, OSError for a folder that cannot be written to.
+    """
+    device = next(model.parameters()).device
+    batches = torch.Generator().manual_seed(config.seed)
+    data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
+    matmul = ranks.agree(kernels.fastest_matmul(device))
+    run = Run(model, optimizer, scaler, batches, History(), config, data, matmul)
+    if resume:
+        if out is None:
+            raise ValueError("resume=True needs out=, the folder of the run to continue.")
+        run.restore(out, device)
+    elif out is not None and (out / CHECKPOINT).exists():
+        raise FileExistsError(f"{out / CHECKPOINT} exists already. Resume it, choose another folder, or delete it.")
+    else:
+        runtime.seed_everything(config.seed)
+        if out is not None and ranks.rank == 0:
+            run.save_history(out)  # a folder that cannot be written to is noticed now, not an hour later
+    if out is not None and "COLAB_RELEASE_TAG" in os.environ and "drive" not in out.resolve().parts:
+        tqdm.write(f"Colab deletes {out} with the session. To keep it: from google.colab import drive; "
+                   'drive.mount("/content/drive"), and out="/content/drive/MyDrive/runs".')
+    return run
+
+
+def load_checkpoint(out, **settings):
+    """The checkpoint in the folder out as a dictionary, on the CPU. settings: {name of an entry: its dataclass}.
+
+    Raises FileNotFoundError, or ValueError for a damaged file or one that a newer version of the course has written.
+    """
+    path = Path(out) / CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
+    try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"model", "history", *settings} <= set(state):
+            raise ValueError("it is not a checkpoint of this course")
+    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). Delete it and train again.") from error
+    unknown = [key for name, kind in settings.items() for key in state[name]
+               if key not in {known.name for known in fields(kind)}]
+    if state.get("format", 1) > FORMAT or unknown:
+        written = f"format {state.get('format', 1)}"
+        if unknown:
+            written += f", with {', '.join(unknown)}"
+        raise ValueError(f"{path} was written by a newer version of this course ({written}; this one reads format "
+                         f"{FORMAT}). Fetch the newer version: git pull.")
+    return state
+
+
+@contextlib.contextmanager
+def interrupt_between_steps():
+    """A context that turns Ctrl-C into an event, which it yields, so that no update of the weights is left half done.
+    A second Ctrl-C interrupts at once."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield interrupted
+        return
+
+    def remember(signum, frame):
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,180 @@
+"""Which routines multiply the matrices, and in which precision: choices that this machine measures (notebook 03)."""
+
+import contextlib
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from helpers.machine.timing import times_faster
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLEARLY_FASTER = 1.4  # a faster path is taken only if it is this many times as fast
+
+# Precision
+
+
+def compute_dtype(device, precision="auto"):
+    """The type in which to multiply matrices. "auto": bfloat16 where a GPU has it in hardware, float16 on an older one
+    (a T4), else float32. "fp32", "bf16" and "fp16" choose it themselves."""
+    if precision != "auto":
+        return DTYPES[precision]
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device, precision="auto"):
+    """A context in which the device's matrix products run in its compute_dtype; parameters stay in float32."""
+    dtype = compute_dtype(device, precision)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
+
+
+def precisions(device):
+    """The names of the precisions worth trying on a device. NVIDIA has tf32 and bf16 from Ampere on; a T4 is older."""
+    if torch.device(device).type != "cuda":
+        return ["fp32", {"cpu": "bf16"}.get(torch.device(device).type, "fp16")]
+    is_recent = torch.cuda.get_device_capability(device)[0] >= 8
+    return ["fp32", "tf32", "bf16", "fp16"] if is_recent else ["fp32", "fp16"]
+
+
+def dtype_of(name):
+    """The type of tensors in one of precisions(): tf32 is another way to multiply float32."""
+    return torch.float32 if name == "tf32" else DTYPES[name]
+
+
+@contextlib.contextmanager
+def precision(name, device):
+    """A context for matrix products in the precision of that name. tf32 is a setting of the whole process."""
+    with matmul_precision("high" if name == "tf32" else "highest"):
+        with torch.autocast(torch.device(device).type, dtype_of(name), enabled="16" in name):
+            yield
+
+
+@contextlib.contextmanager
+def matmul_precision(setting):
+    """A context with torch.set_float32_matmul_precision(setting), which holds for the whole process and is restored at
+    the end. None changes nothing."""
+    if setting is None:
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fastest_matmul(device):
+    """The fastest safe setting of float32 matrix products on a CPU: "medium" or "highest" (notebook 03).
+
+    "medium" must be clearly faster, and its largest error below four times that of float32. None on other devices, and
+    where the caller has chosen by PyTorch's newer settings, which cannot be combined with this one.
+    """
+    if torch.device(device).type != "cpu":
+        return None
+    try:
+        torch.get_float32_matmul_precision()
+    except RuntimeError:  # "mix of the legacy and new APIs"
+        return None
+    trial = try_matmul(torch.get_num_threads())
+    is_faster, is_safe = trial["times faster"] > CLEARLY_FASTER, trial["medium"] < 4 * trial["highest"]
+    return "medium" if is_faster and is_safe else "highest"
+
+
+@functools.cache
+def try_matmul(threads):
+    """Tries float32 products on this CPU, once for each number of threads: {"times faster", "medium", "highest"}, how
+    many times faster "medium" is than "highest", and the largest error of each.
+
+    "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
+    float32 kernel, which can be twice as fast (AMD) or slower (Intel). So it is measured and not assumed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 512, 768, generator=generator)
+
+    def product(setting):
+        with matmul_precision(setting):
+            return x @ w.T
+
+    exact = x.double() @ w.double().T
+    errors = {setting: (product(setting) - exact).abs().max().item() for setting in ("medium", "highest")}
+    return {"times faster": times_faster(lambda: product("medium"), lambda: product("highest")), **errors}
+
+
+def fast_bf16(device):
+    """How many times faster this device multiplies matrices in bfloat16 than in float32 (notebook 03)."""
+    x = torch.randn(1024, 1024, device=device)
+    low = x.bfloat16()
+    return times_faster(lambda: low @ low, lambda: x @ x, device)
+
+
+# torch.compile
+
+
+def can_compile(device):
+    """Whether torch.compile works on a device of this machine: it needs a compiler, and on a GPU also Triton."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(4, device=device))
+    except Exception:  # each missing part raises an error of its own kind
+        return False
+    return True
+
+
+def is_compile_error(error):
+    """Whether an error comes from torch.compile."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def compile_advice(error):
+    """What to tell somebody whose torch.compile has failed."""
+    first_line = str(error).strip().splitlines()[0]
+    return ("torch.compile did not succeed: it needs a C++ compiler (on Linux: install g++), on a GPU also Triton. "
+            f"Install it, or train with compile=False. The error was: {first_line}")
+
+
+# One row at a time, as decoding multiplies
+
+
+@contextlib.contextmanager
+def fast_decoding(model):
+    """A context for reading one token at a time with the kernels that are fastest on this machine (notebook 03)."""
+    weight, threads = model.lm_head.weight, torch.get_num_threads()
+    is_fp32 = weight.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    splits = is_fp32 and threads > 1 and splitting_helps(*weight.shape, threads)
+    with matmul_precision(fastest_matmul(weight.device)), SplitOneRow() if splits else contextlib.nullcontext():
+        yield
+
+
+@functools.cache
+def splitting_helps(rows, width, threads):
+    """Whether split_linear is clearly faster than F.linear on this CPU, measured once for each size."""
+    weight, x = torch.ones(min(rows, 16384), width), torch.ones(1, width)
+    return times_faster(lambda: split_linear(x, weight), lambda: F.linear(x, weight)) > CLEARLY_FASTER
+
+
+class SplitOneRow(TorchFunctionMode):
+    """While it is active, split_linear computes each F.linear of a single row."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.linear and args[0].numel() == args[0].shape[-1]:
+            function = split_linear
+        return function(*args, **(kwargs or {}))
+
+
+def split_linear(x, weight, bias=None):
+    """F.linear of a single row: x (..., 1, I), weight (O, I), bias (O,) -> (..., 1, O), on all threads of the CPU.
+
+    Some libraries multiply one row by a matrix on a single core. As a batch of several smaller products, views of the
+    weight without a copy, it keeps all of them busy (notebook 03).
+    """
+    parts, (outputs, inputs) = torch.get_num_threads(), weight.shape
+    whole = outputs - outputs % parts
+    pieces = weight[:whole].view(parts, whole // parts, inputs)
+    rows = x.reshape(1, 1, inputs).expand(parts, 1, inputs)  # the same row for each piece
+    y = torch.bmm(rows, pieces.transpose(1, 2)).view(whole)  # (parts, 1, I) and (parts, I, O / parts) -> (O,)
+    if whole < outputs:
+        y = torch.cat([y, weight[whole:] @ x.reshape(inputs)])
+    return (y if bias is None else y + bias).view(*x.shape[:-1], outputs)
