@@ -19,56 +19,46 @@ ARGS ?=
 
 .PHONY: help course lab slides notebooks-clean test bench experiments outputs publish install clean
 
-help:
-	@echo make course - run all notebooks at the size of this machine: copies and HTML in build/
-	@echo make lab - open JupyterLab on the notebooks
-	@echo make slides - make slides from the stored outputs, usable without the internet: one HTML file per notebook in build/slides/
-	@echo make notebooks-clean - copy the notebooks without outputs to build/notebooks-clean/, to hand out
-	@echo make test - run all tests, and all notebooks in smoke size
-	@echo make bench - time Model 5 against the GPT-2 of Hugging Face on this machine: ARGS=--help shows the choices
-	@echo make experiments - train all variants of the recipe for notebook 09 and record them, in up to an hour: ARGS=--help shows the choices
-	@echo make outputs - run all notebooks and write the outputs into them, for a commit
-	@echo make publish REPO=https://github.com/me/my-copy - write that address into badges and setup cells
-	@echo make install - only make .venv and install
-	@echo make clean - remove build/
+help:  ## list the targets
+	@$(PYTHON) -c "import re; [print(f'make {name:16} {text}') for name, text in re.findall(r'(?m)^([\w-]+):[^#\n]*## (.*)', open('Makefile').read())]"
 
-course: $(STAMP)
-	$(VENV_PYTHON) scripts/run_notebooks.py
+course: $(STAMP)  ## run all notebooks at the run size of this machine: copies and HTML pages go to build/
+	$(VENV_PYTHON) -m scripts.run_notebooks
 
-lab: $(STAMP)
-	$(VENV_PYTHON) -m jupyterlab --notebook-dir=notebooks
+lab: $(STAMP)  ## open the first notebook in JupyterLab
+	$(VENV_PYTHON) -m jupyterlab --notebook-dir=. notebooks/00_start_here.ipynb
 
-slides: $(STAMP)
-	$(VENV_PYTHON) scripts/slides.py
+slides: $(STAMP)  ## make slides from the stored outputs, for use without the internet: one HTML file per notebook in build/slides/
+	$(VENV_PYTHON) -m scripts.slides
 
-notebooks-clean: $(STAMP)
-	$(VENV_PYTHON) scripts/clean_notebooks.py
+notebooks-clean: $(STAMP)  ## copy the notebooks without outputs to build/notebooks-clean/, to hand out
+	$(VENV_PYTHON) -m scripts.clean_notebooks
 
 # Several tests at a time, each with one thread: many small tensors gain nothing from more.
 test: export COURSE_SIZE := smoke
 test: export OMP_NUM_THREADS := 1
-test: $(STAMP)
+test: $(STAMP)  ## run all tests, and all notebooks at smoke size
 	$(VENV_PYTHON) -m pytest tests notebooks --nbmake -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-bench: $(STAMP)
-	$(VENV_PYTHON) benchmarks/bench.py $(ARGS)
+bench: $(STAMP)  ## time Model 5 against Hugging Face's GPT-2 on this machine (ARGS=--help lists the options)
+	$(VENV_PYTHON) -m benchmarks.bench $(ARGS)
 
-experiments: $(STAMP)
-	$(VENV_PYTHON) scripts/experiments.py $(ARGS)
+experiments: $(STAMP)  ## train and record all variants of the recipe for notebook 09, in up to an hour (ARGS=--help lists the options)
+	$(VENV_PYTHON) -m helpers.course.experiments $(ARGS)
 
-outputs: $(STAMP)
-	$(VENV_PYTHON) scripts/run_notebooks.py --in-place
+outputs: $(STAMP)  ## run all notebooks and write the outputs into them, for a commit
+	$(VENV_PYTHON) -m scripts.run_notebooks --in-place
 
-publish: $(STAMP)
-	$(VENV_PYTHON) scripts/publish.py $(REPO)
+publish: $(STAMP)  ## write an address into badges and setup cells: make publish REPO=https://github.com/me/my-copy
+	$(VENV_PYTHON) -m scripts.publish $(REPO)
 
-install: $(STAMP)
+install: $(STAMP)  ## only make .venv and install into it
+
+clean:  ## remove build/
+	$(PYTHON) -c "import shutil; shutil.rmtree('build', ignore_errors=True)"
 
 $(STAMP): requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit('Python 3.11 to 3.13 is needed: make PYTHON=python3.13 ...')"
 	$(PYTHON) -m venv .venv
 	$(VENV_PYTHON) -m pip install -r requirements.txt -c constraints.txt
 	$(VENV_PYTHON) -c "open('$(STAMP)', 'w').close()"
-
-clean:
-	$(PYTHON) -c "import shutil; shutil.rmtree('build', ignore_errors=True)"

@@ -1,38 +1,32 @@
 """Copy the notebooks without their outputs, to hand out: learners then see only what they have run themselves.
 
-    python scripts/clean_notebooks.py                  all notebooks, to build/notebooks-clean/
-    python scripts/clean_notebooks.py notebooks/01_*   only these
+    python -m scripts.clean_notebooks                  all notebooks, to build/notebooks-clean/
+    python -m scripts.clean_notebooks notebooks/01_*   only these
 
-The notebooks themselves stay as they are. A copy finds the course's helpers as long as it lies in the course's folder
-or below it, or beside a zip of the course.
+The notebooks themselves do not change. A copy finds the course's helpers if it lies in the course's folder or below it,
+or beside a zip of the course.
 """
 import argparse
-import glob
 import sys
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors import ClearMetadataPreprocessor, ClearOutputPreprocessor
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.notebooks import ROOT, chosen
 
-
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """`notebook` without outputs, execution counts and the state of widgets; cells, ids and tags stay."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-            cell.metadata.pop("execution", None)
-    return notebook
+KEPT = ClearMetadataPreprocessor(preserve_nb_metadata_mask={"kernelspec", "language_info"},
+                                 preserve_cell_metadata_mask={"tags", "slideshow", "jupyter", "cellView"})
 
 
-def chosen(names: list[str]) -> list[Path]:
-    """The notebooks that were named, or all. SystemExit names those that do not exist."""
-    # Windows' shells leave the * of notebooks/02_* to the program.
-    named = [Path(found) for name in names for found in sorted(glob.glob(name)) or [name]]
-    if absent := [str(path) for path in named if not path.is_file()]:
-        raise SystemExit(f"no such notebook: {', '.join(absent)}")
-    return named or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+def clear_metadata(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`notebook` without what a run leaves in its metadata: times of execution and the state of widgets."""
+    return KEPT.preprocess(notebook, {})[0]
+
+
+def clear_outputs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`notebook` without outputs and execution counts; ids, tags and folding stay."""
+    return ClearOutputPreprocessor().preprocess(notebook, {})[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         target = options.build / path.name
         if target.resolve() == path.resolve():
             parser.error(f"{target} would replace the notebook itself: give --build another folder")
-        nbformat.write(clean(nbformat.read(path, as_version=4)), target)
+        nbformat.write(clear_metadata(clear_outputs(nbformat.read(path, as_version=4))), target)
         print(f"without outputs: {target}")
     return 0
 

@@ -1,10 +1,10 @@
 """Write the repository's address into every Colab badge, setup cell, README.md and CITATION.cff.
 
-    python scripts/publish.py https://github.com/me/my-copy    publish under this address
-    python scripts/publish.py                                  carry pyproject.toml's address everywhere again
-    python scripts/publish.py --check                          change nothing, exit 1 if a file disagrees
+    python -m scripts.publish https://github.com/me/my-copy    publish under this address
+    python -m scripts.publish                                  write pyproject.toml's address everywhere again
+    python -m scripts.publish --check                          change nothing; exit status 1 if a file disagrees
 
-pyproject.toml is the one place of the address. scripts/setup_cell.py is the one source of the setup cell.
+Change the address only in pyproject.toml (or with this command), and the setup cell only in scripts/setup_cell.py.
 """
 import argparse
 import json
@@ -12,7 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.notebooks import ROOT
+
 PLACEHOLDER = "https://github.com/OWNER/gpt2-from-the-inside"
 ADDRESS = re.compile(r"https://github\.com/(?P<owner>[A-Za-z0-9][A-Za-z0-9-]*)/(?P<name>[A-Za-z0-9._-]+)")
 IN_PYPROJECT = re.compile(r'(?m)^(Repository = ")([^"]*)(")$')
@@ -36,7 +37,7 @@ def recorded_address(root: Path) -> str:
 
 
 def with_address(text: str, address: str, previous: str) -> str:
-    """`text` with `address` in its badges, after `git clone`, as `repository-code`, and wherever `previous` stood."""
+    """`text` with `address` in its badges, after `git clone`, as `repository-code`, and in place of `previous`."""
     repository = address.removeprefix("https://github.com/")
     text = re.sub(r"(colab\.research\.google\.com/github/)[^/\s]+/[^/\s]+(/blob/main/)", rf"\g<1>{repository}\2", text)
     text = re.sub(r"(git clone )https://github\.com/[^/\s]+/[^/\s`]+", rf"\g<1>{address}", text)
@@ -47,11 +48,11 @@ def with_address(text: str, address: str, previous: str) -> str:
 
 
 def with_setup_cell(notebook: str, path: Path, setup: str) -> str:
-    """The notebook's JSON text with `setup` as the source of its cell "setup", folded away in JupyterLab and Colab."""
+    """The notebook's JSON text with `setup` as the source of its cell "setup", folded in JupyterLab and Colab."""
     content = json.loads(notebook)
     cells = [cell for cell in content["cells"] if cell.get("id") == "setup"]
     if len(cells) != 1:
-        raise ValueError(f'{path.name} needs exactly one cell with the id "setup", and has {len(cells)}')
+        raise ValueError(f'{path.name} needs exactly one cell with the id "setup", but has {len(cells)}')
     cells[0]["source"] = setup.splitlines(keepends=True)
     cells[0]["metadata"] = {"cellView": "form", "jupyter": {"source_hidden": True},
                             "slideshow": {"slide_type": "skip"}}
@@ -77,7 +78,7 @@ def plan(root: Path, address: str) -> dict[Path, str]:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", nargs="?", help="https://github.com/owner/name; without it, pyproject.toml's")
-    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 if a file disagrees")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a file disagrees")
     options = parser.parse_args(arguments)
     try:
         address = parse_address(options.address) if options.address else recorded_address(root)
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         print(f"publish: {error}", file=sys.stderr)
         return 1
     if address == PLACEHOLDER:
-        print(f"publish: not published yet, {PLACEHOLDER} is a placeholder; give your repository's address")
+        print(f"publish: not published yet: {PLACEHOLDER} is a placeholder. Give the address of your repository.")
     for path, text in stale.items():
         print(f"publish: {path.relative_to(root)} {'disagrees with' if options.check else 'now has'} {address}")
         if not options.check:

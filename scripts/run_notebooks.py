@@ -1,14 +1,13 @@
-"""Run the course's notebooks from top to bottom at this machine's size (COURSE_SIZE overrides it).
+"""Run the course's notebooks from top to bottom at the run size of this machine (COURSE_SIZE overrides it).
 
-    python scripts/run_notebooks.py                    all notebooks; executed copies and HTML go to build/
-    python scripts/run_notebooks.py notebooks/02_*     only these
-    python scripts/run_notebooks.py --in-place         write the outputs into the notebooks themselves, for a commit
+    python -m scripts.run_notebooks                    all notebooks; executed copies and HTML pages go to build/
+    python -m scripts.run_notebooks notebooks/02_*     only these
+    python -m scripts.run_notebooks --in-place         write the outputs into the notebooks themselves, for a commit
 
-A notebook that fails leaves its partial copy in build/, the others still run, and the exit status is 1.
+If a notebook fails, its partial copy is written to build/, the others still run, and the exit status is 1.
 """
 import argparse
 import base64
-import glob
 import io
 import os
 import re
@@ -16,27 +15,28 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
-
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter
 from PIL import Image
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts import rendering
+from scripts.clean_notebooks import clear_metadata, clear_outputs
+from scripts.fold_notebooks import fold
+from scripts.notebooks import ROOT, chosen
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
+os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
     """Run all cells of `notebook` in `folder`, outputs into `notebook`. Returns None, or what failed and where."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code:
-        cell.outputs, cell.execution_count = [], None
+    clear_outputs(notebook)
     running = {"index": 0}
-    with tqdm(total=sum(bool(cell.source.strip()) for cell in code), unit="cell", leave=False) as bar:
+    to_run = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    with tqdm(total=to_run, unit="cell", leave=False) as bar:
         client = NotebookClient(
             notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True,
             extra_arguments=["--IPKernelApp.log_level=40"],  # without the kernel's own remarks on its transport
@@ -59,12 +59,11 @@ def smaller(png: str) -> str:
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
-    """Remove everything from `notebook` that differs between two runs without being a result."""
-    notebook.metadata.pop("widgets", None)
+    """Removes from `notebook` what differs between two runs without being a result, and folds its cells."""
+    clear_metadata(notebook)
     notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
         if cell.cell_type != "code":
             continue
         for output in cell.outputs:
@@ -75,10 +74,11 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.data["image/png"] = smaller(output.data["image/png"])
         cell.outputs = [output for output in cell.outputs
                         if WIDGET not in output.get("data", {}) and output.get("text") != ""]
+    fold(notebook)
 
 
 def run(path: Path, build: Path, in_place: bool) -> str | None:
-    """Run one notebook and write what came of it. Returns None, or what failed and where."""
+    """Run one notebook and write its copy and its page. Returns None, or what failed and where."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except nbformat.reader.NotJSONError as error:
@@ -90,9 +90,8 @@ def run(path: Path, build: Path, in_place: bool) -> str | None:
         return None
     build.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, build / path.name)
-    html, _ = HTMLExporter(embed_images=True).from_notebook_node(
-        notebook, resources={"metadata": {"name": path.stem, "path": str(path.parent)}})
-    (build / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
+    html = rendering.page(notebook, path.parent, build)
+    (build / path.with_suffix(".html").name).write_text(html, encoding="utf-8", newline="\n")
     return failure
 
 
@@ -102,12 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--in-place", action="store_true", help="write the outputs into the notebooks themselves")
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder of the copies (default: build/)")
     options = parser.parse_args(arguments)
-    # Windows' shells leave the * of notebooks/02_* to the program.
-    named = [found for name in options.notebooks for found in sorted(glob.glob(name)) or [name]]
-    paths = [Path(name) for name in named] or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    absent = [str(path) for path in paths if not path.is_file() or path.suffix != ".ipynb"]
-    if absent or not paths:
-        parser.error(f"no such notebook: {', '.join(absent) or 'notebooks/NN_*.ipynb'}")
+    paths = chosen(options.notebooks)
     rows = []
     for number, path in enumerate(paths, start=1):
         print(f"[{number}/{len(paths)}] {path.name} ...", flush=True)
@@ -121,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
                            for path, seconds, failure in rows))
     failed = any(failure for *_, failure in rows)
     if failed or not options.in_place:
-        print(f"\nExecuted copies and HTML: {options.build}")
+        print(f"\nExecuted copies and HTML pages: {options.build}")
     return int(failed)
 
 

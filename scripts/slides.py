@@ -1,8 +1,8 @@
 """Make slides from the notebooks' stored outputs: one file of HTML per notebook, usable without the internet.
 
-    python scripts/slides.py                      all notebooks, to build/slides/
-    python scripts/slides.py notebooks/01_*       only these
-    python scripts/slides.py --minutes            print for each slide the words to be said and the minutes they take
+    python -m scripts.slides                      all notebooks, to build/slides/
+    python -m scripts.slides notebooks/01_*       only these
+    python -m scripts.slides --minutes            print the words and the minutes of each slide
 
 Nothing is executed. The tags of the cells (slide, subslide, fragment, notes, skip) say where a slide begins. Of a
 cell's prose a slide shows headings, formulas, tables, lists and the paragraphs that begin in bold. All other prose, and
@@ -23,16 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from latex2mathml import converter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from helpers.claims import MIME
-from scripts.clean_notebooks import chosen
+from helpers.course.claims import MIME
+from scripts import rendering
+from scripts.notebooks import ROOT, chosen
 
 WORDS_PER_MINUTE = 130  # of somebody who explains, not of somebody who reads aloud
 SECONDS = {"figure": 20, "output": 10, "code": 20, "question": 30, "formula": 5}  # to look, to think, to answer
@@ -79,33 +76,16 @@ class Slide:
         return words / WORDS_PER_MINUTE + pauses / 60
 
 
-class Renderer(IPythonRenderer):
-    """Markdown to HTML with formulas in MathML, which browsers show without any further file."""
-
-    def inline_math(self, body):
-        return mathml(body, "inline")
-
-    def block_math(self, body):
-        return mathml(body, "block")
+class Renderer(rendering.MathRenderer):
+    """Markdown to HTML for a slide."""
 
     def heading(self, text, level, **attributes):
         return f"<h{level}>{text}</h{level}>\n"  # without the link to itself
 
 
-def mathml(formula: str, display: str) -> str:
-    """A formula of TeX in MathML. Mends two places where the converter's spacing differs from TeX's."""
-    text = converter.convert(formula.strip(), display=display).replace("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>")
-    return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|tanh)</mi>)(?=<m(?!o|row><mo))", r'\1<mspace width="0.17em"/>', text)
-
-
-def with_mathml(source: str) -> str:
-    """Markdown as HTML, its formulas in MathML."""
-    return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
-
-
 def markdown(source: str) -> str:
     """Markdown as HTML; a link to another file of the course keeps its text only."""
-    text = with_mathml(source)
+    text = rendering.markdown(source, Renderer(escape=False))
     return re.sub(r'<a href="(?!https?://)[^"]*">(.*?)</a>', r"\1", text, flags=re.S)
 
 
@@ -287,26 +267,36 @@ def split_lines(block: Block) -> list[Block]:
 
 
 def table_outputs(source: str) -> list[Block]:
-    """A table of HTML. Of one that is too high, the rows that begin in bold, or every second, third, ... row."""
-    source = re.sub(r"(<t[a-z]+) [^>]*>", r"\1>", source)
+    """A table of HTML. Of one that is too high, every second, third, ... row."""
+    source = re.sub(r"<(t[a-z]+)( [^>]*)>", without_attributes, source)
+    caption = "".join(re.findall(r"<caption>.*?</caption>", source, re.S))
     head, *rows = re.findall(r"<tr>.*?(?=<tr>|</tbody>|</thead>|</table>|$)", source, re.S)
-    leading, total = [row for row in rows if row.startswith("<tr><td><b>")], len(rows)
+    total = len(rows)
     if sum(map(row_height, rows)) > ROOM - 70:
-        rows = leading or next(rows[::k] for k in range(2, total + 1) if sum(map(row_height, rows[::k])) <= ROOM - 70)
+        thinned = (rows[::k] for k in range(2, total + 1) if sum(map(row_height, rows[::k])) <= ROOM - 70)
+        rows = next(thinned, rows)
     note = f"<p>Here {len(rows)} of the {total} rows.</p>" if len(rows) < total else ""
     blocks = [""]
     for row in rows:
         if blocks[-1] and row_height(blocks[-1] + row) > ROOM - 70:
             blocks.append("")
         blocks[-1] += row
-    return [Block(f'<div class="html"><table>{head}{shown}</table>{note}</div>', 70 + row_height(shown), "output")
+    return [Block(f'<div class="html"><table>{caption}{head}{shown}</table>{note}</div>',
+                  (100 if caption else 70) + row_height(shown), "output")
             for shown in blocks]
+
+
+def without_attributes(tag: re.Match) -> str:
+    """The tag of a table without its attributes; only a cell that holds a number stays marked."""
+    is_number = re.search(r'class="[^"]*\bnumber\b', tag[2])
+    return f'<{tag[1]} class="number">' if is_number else f"<{tag[1]}>"
 
 
 def row_height(rows: str) -> float:
     """The height of one or more rows of a table: of each, that of its longest cell."""
-    return sum(10 + 26 * math.ceil(max(len(re.sub(r"<[^>]+>", "", cell)) for cell in row.split("<td>")) / 70)
-               for row in rows.split("<tr>") if row)
+    cells = [[re.sub(r"<[^>]+>", "", cell).strip() for cell in re.split(r"<t[dh][^>]*>", row)]
+             for row in rows.split("<tr>") if row]
+    return sum(7 + 25 * math.ceil(max(map(len, row)) / 70) for row in cells)
 
 
 def claims_of(cell) -> list[dict]:
@@ -420,7 +410,11 @@ def content(cell, kind: str, slides: list[Slide], announces: bool) -> tuple[list
         return [], []
     else:
         code = [] if "hide-input" in cell.metadata.get("tags", []) else [code_block(cell.source)]
-        blocks, notes = code + (outputs_of(cell) if ".check(" not in cell.source else []), []
+        outputs = outputs_of(cell) if ".check(" not in cell.source else []
+        stands_alone = kind in ("slide", "subslide") and not code  # the prediction is on the slide before
+        for block in outputs:
+            block.fragment = cell.metadata.get("jupyter", {}).get("outputs_hidden", False) and not stands_alone
+        blocks, notes = code + outputs, []
     for block in blocks:
         block.fragment |= kind == "fragment" and not SEEN.match(cell.source)
     return blocks, notes
@@ -442,7 +436,7 @@ def conclude(slide: Slide, source: str, announces: bool) -> tuple[list[Block], l
 def place(blocks: list[Block], slides: list[Slide], name: str) -> None:
     """Appends blocks to the last slide, and to new ones wherever they do not fit any more."""
     for block in blocks:
-        parts = split_lines(block) if block.height > ROOM and block.kind in ("code", "output") else [block]
+        parts = split_lines(block) if block.height > ROOM and block.lines else [block]
         for part in parts:
             used = sum(other.height for other in slides[-1].blocks)
             headings = all(other.kind == "heading" for other in slides[-1].blocks)
