@@ -1,28 +1,24 @@
-"""Computes the statistics of the real GPT-2 small that ship with the course: data/gpt2_weight_stats.json.
+"""Compute the statistics of the real GPT-2 small that ship with the course: data/gpt2_weight_stats.json.
 
-    COURSE_ASSETS=folder python data/recipes/make_weight_stats.py
+    COURSE_ASSETS=folder python -m data.recipes.make_weight_stats
 
-The folder needs gpt2-small/attention_fp16.safetensors: OpenAI's GPT-2 small (MIT licence) under Hugging Face's names,
-in float16,
-without the token embedding and the MLP matrices. Only histograms and summaries are stored, no weights.
+The folder needs gpt2-small/attention_fp16.safetensors: OpenAI's GPT-2 small (MIT licence) with Hugging Face's names, in
+float16, without the token embedding and the MLP matrices. Only histograms and summaries are stored, no weights.
 """
 
 import json
-import sys
-from pathlib import Path
 
 from safetensors import safe_open
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from helpers import assets, weights  # noqa: E402
-from helpers.pretrained import TRANSPOSED  # noqa: E402
+from helpers import weights
+from helpers.machine import assets
+from helpers.pretrained import TRANSPOSED
 
 SOURCE = "gpt2-small/attention_fp16.safetensors"
 
 
 def rounded(value):
-    """Six significant digits are enough for every figure, and keep the file small."""
+    """The value with six significant digits, which are enough for every figure and keep the file small."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -37,7 +33,7 @@ def main():
     tensors = {}
     with safe_open(folder / SOURCE, "pt") as file:
         for stored in sorted(file.keys()):
-            # Hugging Face's Conv1D is (inputs, outputs): transposed, a matrix is as nn.Linear stores it.
+            # Hugging Face's Conv1D stores a matrix as (inputs, outputs), nn.Linear as (outputs, inputs).
             tensor = file.get_tensor(stored)
             tensors |= weights.tensor_statistics(stored, tensor.T if stored.endswith(TRANSPOSED) else tensor)
     record = {
@@ -51,7 +47,7 @@ def main():
     json.loads(text)
     target = assets.DATA / "gpt2_weight_stats.json"
     assets.write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
-    print(f"{len(tensors)} tensors -> {target.relative_to(ROOT)}")
+    print(f"{len(tensors)} tensors -> {target.relative_to(assets.ROOT)}")
 
 
 if __name__ == "__main__":
