@@ -1,18 +1,26 @@
-"""Shared by all tests: a small model, and whether the real files are at hand."""
+"""What all tests share: a small model, the real files, a machine that is offline, and the marker of the notebooks."""
 
 import pytest
 import torch
 
-from helpers import assets
-from helpers.model import GPT, GPTConfig
+from helpers.machine import assets
+from helpers.model import GPT
+from tests.small import TINY
 
-torch.set_num_threads(1)  # tiny tensors: sharing them out costs more than it gives
-TINY = GPTConfig(vocab_size=101, n_positions=16, n_embd=32, n_layer=3, n_head=4)
+torch.set_num_threads(1)  # several threads would make work on such small tensors slower
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """A notebook has no place for a marker, and each must also run without files and network: it is marked offline."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker("offline")
 
 
 @pytest.fixture
 def tiny():
-    """A small GPT whose every parameter is perturbed, so that biases and LayerNorms matter too."""
+    """A small GPT with every parameter perturbed, so that biases and LayerNorms matter too."""
     torch.manual_seed(0)
     model = GPT(TINY)
     with torch.no_grad():
@@ -23,7 +31,7 @@ def tiny():
 
 @pytest.fixture
 def real_files():
-    """The folder of real files (COURSE_ASSETS); a test that needs it is skipped without."""
+    """The folder of real files (COURSE_ASSETS). A test that needs it is skipped where it is not set."""
     folder = assets.assets_folder()
     if folder is None:
         pytest.skip("COURSE_ASSETS is not set")
@@ -32,12 +40,12 @@ def real_files():
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No assets folder, an empty cache, and nothing answers."""
+    """No assets folder, an empty cache, and no host that answers. Returns the folder that holds the cache."""
     monkeypatch.delenv("COURSE_ASSETS", raising=False)
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    remembered = (assets.reachable_hosts, assets._say_once)  # a test may put another function in their place
+    remembered = (assets.reachable_hosts, assets._say_once)  # a test may replace these functions
     for function in remembered:
         function.cache_clear()
     yield tmp_path

@@ -1,0 +1,201 @@
+"""Every fast path gives the numbers of the plain one, in all shapes and states. Which path and precision is taken."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.generation import generate
+from helpers.machine import kernels
+from helpers.machine.kernels import SplitOneRow, split_linear
+from tests.plain import SHAPES, assert_close, batch, plain_logits, plain_loss, plain_text
+from tests.small import TINY
+
+STATES = {
+    "as made": lambda model: model,
+    "double": lambda model: model.double(),
+    "to double and back": lambda model: model.to(torch.float64).to(torch.device("cpu"), torch.float32),
+    "train, eval, train": lambda model: model.train().eval().train(),
+    "eval": lambda model: model.eval(),
+    "a deep copy": copy.deepcopy,
+}
+
+
+@pytest.fixture(params=STATES)
+def model(request, tiny):
+    return STATES[request.param](tiny)
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request):
+    return request.param
+
+
+def test_forward_loss_and_gradients(model, shape):
+    ids, targets = batch(*shape)
+    parameters = list(model.parameters())
+    expected = plain_loss(model, ids, targets)
+    expected_gradients = torch.autograd.grad(expected, parameters, allow_unused=True)
+    assert_close(model(ids), plain_logits(model, ids))
+    assert_close(model(ids, last_only=True), plain_logits(model, ids)[:, -1:])
+    loss = model(ids, targets)
+    assert_close(loss, expected.to(loss.dtype))
+    for gradient, expected_gradient in zip(torch.autograd.grad(loss, parameters), expected_gradients):
+        assert_close(gradient, expected_gradient)
+
+
+def test_greedy_tokens_up_to_and_past_the_context(model, shape):
+    ids, _ = batch(*shape)
+    new = TINY.n_positions - shape[1] + 3
+    expected = plain_text(model, ids, new)
+    assert torch.equal(generate(model, ids, new, top_k=1), expected)
+    with SplitOneRow():
+        assert torch.equal(generate(model, ids, new, top_k=1), expected)
+
+
+# torch.compile
+
+
+def test_whether_torch_compile_works_is_tried(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert kernels.can_compile("cpu")
+
+    def no_compiler(function):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert not kernels.can_compile("cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 16)], ids=str)
+def test_compiled_training_has_the_same_loss_and_gradients(tiny, shape):
+    """All but the last stage of torch.compile, which writes machine code: one graph without a break. Two blocks
+    of the model are enough, because its blocks are alike."""
+    del tiny.transformer.h[2:]
+    compiled = torch.compile(tiny, backend="aot_eager", fullgraph=True, dynamic=False)
+    ids, targets = batch(*shape)
+    loss, expected = compiled(ids, targets), tiny(ids, targets)
+    assert_close(loss, expected)
+    parameters = list(tiny.parameters())
+    for gradient, other in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)):
+        assert_close(gradient, other)
+
+
+# One row at a time
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7, 101])
+def test_a_split_row_gives_the_numbers_of_linear(monkeypatch, threads, rows):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 1, 6), torch.randn(rows, 6), torch.randn(rows)
+    assert_close(split_linear(x, weight), F.linear(x, weight))
+    assert_close(split_linear(x[0, 0], weight, bias), F.linear(x[0, 0], weight, bias))
+
+
+def test_only_single_rows_are_split_and_only_inside_the_context(tiny, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(kernels, "split_linear", lambda x, *others: shapes.append(x.shape) or F.linear(x, *others))
+    with SplitOneRow():
+        tiny(batch(1, 1)[0])
+        layers = 4 * TINY.n_layer + 1
+        assert len(shapes) == layers and all(shape[:-1].numel() == 1 for shape in shapes)
+        tiny(batch(3, 1)[0])
+        tiny(batch(1, 2)[0])
+    tiny(batch(1, 1)[0])
+    assert len(shapes) == layers
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_generate_splits_rows_where_that_helps(tiny, monkeypatch, helps):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(kernels, "splitting_helps", lambda rows, width, threads: helps)
+    calls = []
+    monkeypatch.setattr(kernels, "split_linear", lambda *arguments: calls.append(1) or split_linear(*arguments))
+    ids, _ = batch(1, 4)
+    text = generate(tiny, ids, 5, top_k=1)
+    assert torch.equal(text, plain_text(tiny, ids, 5)) and bool(calls) == helps
+
+
+# The setting of float32 products
+
+
+def test_the_setting_of_products_is_chosen_by_a_trial(monkeypatch):
+    """Clearly faster and as exact: taken. Faster but rounded, or as exact but not clearly faster: not taken."""
+    for error, gain, expected in ((1e-6, 2.0, "medium"), (1e-6, 1.2, "highest"), (1e-2, 2.0, "highest")):
+        kernels.try_matmul.cache_clear()
+        monkeypatch.setattr(kernels, "times_faster", lambda new, old: gain)
+        matmul = torch.Tensor.__matmul__
+
+        def product(a, b):
+            rounded = torch.get_float32_matmul_precision() == "medium"
+            return matmul(a, b) + (error if rounded and a.dtype == torch.float32 else 0.0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__matmul__", product)
+            assert kernels.fastest_matmul("cpu") == expected
+        assert torch.get_float32_matmul_precision() == "highest"
+    kernels.try_matmul.cache_clear()
+    assert kernels.fastest_matmul("cuda") is kernels.fastest_matmul("mps") is None
+
+
+def test_a_learners_own_setting_by_the_newer_api_stays(tiny, monkeypatch):
+    def mixed():
+        raise RuntimeError("PyTorch is checking whether allow_tf32 is enabled: mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: pytest.fail("it was changed"))
+    assert kernels.fastest_matmul("cpu") is None
+    assert generate(tiny, batch(1, 3)[0], 2, top_k=1).shape == (1, 5)
+
+
+def test_the_setting_of_products_is_restored():
+    with pytest.raises(ZeroDivisionError), kernels.matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        1 / 0
+    assert torch.get_float32_matmul_precision() == "highest"
+    with kernels.matmul_precision(None):
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+# Precision
+
+
+@pytest.mark.parametrize("has_bf16, expected", [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_t4_gets_float16_and_newer_gpus_bfloat16(monkeypatch, has_bf16, expected):
+    settings = {}
+
+    def is_bf16_supported(including_emulation=True):
+        settings["emulation"] = including_emulation
+        return has_bf16 or including_emulation  # a T4 emulates it
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert kernels.compute_dtype("cuda") == expected and settings == {"emulation": False}
+    assert kernels.compute_dtype("cpu") == torch.float32
+    with kernels.autocast("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("capability, expected",
+                         [((7, 5), ["fp32", "fp16"]), ((8, 0), ["fp32", "tf32", "bf16", "fp16"])])
+def test_a_t4_has_neither_tf32_nor_bf16(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert kernels.precisions("cuda") == expected
+    assert all(kernels.dtype_of(name).is_floating_point for name in expected)
+
+
+def test_each_precision_computes_in_its_type_and_the_setting_is_restored():
+    torch.manual_seed(0)
+    a, before = torch.randn(64, 64), torch.get_float32_matmul_precision()
+    results = {}
+    for name in kernels.precisions("cpu"):
+        with kernels.precision(name, "cpu"):
+            results[name] = a @ a
+    assert results["fp32"].dtype == torch.float32 and results["bf16"].dtype == torch.bfloat16
+    with kernels.precision("tf32", "cpu"):
+        assert torch.get_float32_matmul_precision() == "high"
+        assert (a @ a).dtype == torch.float32
+    assert torch.get_float32_matmul_precision() == before

@@ -1,0 +1,77 @@
+"""Clocks, comparisons in turns, and the record of what a GPU measured."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from helpers.machine import runtime, timing
+
+
+def test_the_clock_measures_how_long_a_run_takes():
+    calls = []
+    result = timing.measure(lambda: (calls.append(1), time.sleep(0.02)), at_least=0.01)
+    assert 0.019 < result.low <= result.median <= result.high < 0.5 and len(calls) >= 4
+
+
+def test_the_clock_waits_for_the_device(monkeypatch):
+    pending = []
+
+    def wait_for(device):
+        time.sleep(0.01 * len(pending))
+        pending.clear()
+
+    monkeypatch.setattr(runtime, "wait_for", wait_for)
+    assert timing.measure(lambda: pending.append(1), at_least=0.02).median > 0.009
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(2, "2 s (2 to 2)"), (0.0123, "12.3 ms (12.3 to 12.3)"), (4e-6, "4 µs (4 to 4)")],
+)
+def test_a_timing_has_three_digits_and_a_unit(seconds, text):
+    assert str(timing.Timing(seconds, seconds, seconds)) == text
+
+
+def test_a_timing_near_a_thousand_needs_no_exponent():
+    assert str(timing.Timing(0.997, 0.994, 0.9996)) == "997 ms (994 to 1,000)"
+
+
+def test_functions_run_in_turns_and_the_first_round_does_not_count(monkeypatch):
+    clock, order, waits = [0.0], [], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runtime, "wait_for", waits.append)
+
+    def working(name, first, usual):
+        def run():
+            clock[0] += usual if name in order else first
+            order.append(name)
+
+        return run
+
+    seconds = timing.in_turns({"a": working("a", 9.0, 1.0), "b": working("b", 7.0, 4.0)}, 3, "cuda")
+    assert order == ["a", "b"] * 4 and set(waits) == {"cuda"} and len(waits) == 16
+    assert seconds == {"a": [1.0] * 3, "b": [4.0] * 3}
+    assert timing.quartiles_of_ratios(seconds["b"], seconds["a"]) == (4.0, 4.0, 4.0)
+    assert timing.quartiles_of_ratios([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (1.5, 2.0, 2.5)
+    assert timing.quartiles_of_ratios([6.0], [2.0]) == (3.0, 3.0, 3.0)
+
+
+def test_the_faster_function_is_found():
+    small, large = (torch.randn(n, n) for n in (32, 400))
+    assert timing.times_faster(lambda: small @ small, lambda: large @ large) > 3
+
+
+def test_a_record_is_written_and_read_again(tmp_path):
+    assert timing.recorded(tmp_path) == []
+    rows = [["forward 16 x 256", 0.05, "s"]]
+    path = timing.record(rows, "cpu", tmp_path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert timing.recorded(tmp_path) == [record] and record["rows"] == rows and path.name.startswith("speed_cpu")
+    assert set(record) == {"device", "driver", "torch", "date", "rows"} and record["torch"] == torch.__version__
+
+
+def test_the_records_that_ship_are_complete():
+    for record in timing.recorded():
+        assert record["rows"] and all(len(row) == 3 for row in record["rows"])
