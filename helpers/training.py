@@ -139,8 +139,8 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
 
     train_ids, test_ids: (N,) int64. tokenizer: to print samples of text on the way.
     out: a folder for checkpoint.pt and history.csv, written whole at every test and at the end.
-    resume: continue from out's checkpoint. With the same config the losses are those of an uninterrupted run; only the
-    number of steps and what is reported may differ. A new run sets torch's seed to config.seed.
+    resume: continue from out's checkpoint. On the same device the losses are those of an uninterrupted run; of config,
+    only the number of steps and what is reported may differ. A new run sets torch's seed to config.seed.
     An interrupt (Ctrl-C, the stop button) ends the run after the current step and writes the checkpoint.
     Under torchrun every process makes the same call and computes its share of each batch; rank 0 writes and reports.
     Raises ValueError for data or a checkpoint that does not fit, FileExistsError instead of overwriting a checkpoint,
@@ -213,8 +213,9 @@ class Report:
             return (step % every == 0 or step == config.steps) and step not in done
 
         if is_due(config.eval_every, history.test_step):
-            history.test_loss.append(evaluate(model, self.measured, config.context, config.batch_size,
-                                              config.precision, self.ranks))
+            rows = config.batch_size // (config.accumulate * self.ranks.size)  # as many at once as in training
+            history.test_loss.append(evaluate(model, self.measured, config.context, rows, config.precision,
+                                              self.ranks))
             history.test_step.append(step)
         if self.ranks.rank == 0 and self.tokenizer and is_due(config.sample_every, dict(history.samples)):
             text = sample_text(model, self.tokenizer, config.sample_tokens, seed=config.seed,

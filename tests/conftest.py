@@ -1,4 +1,4 @@
-"""What all tests share: a small model, the real files, a machine that is offline, and the marker of the notebooks."""
+"""What all tests share: a small model, the real files, a machine that is offline, and two markers."""
 
 import pytest
 import torch
@@ -12,10 +12,13 @@ torch.set_num_threads(1)  # several threads would make work on such small tensor
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """A notebook has no place for a marker, and each must also run without files and network: it is marked offline."""
+    """A notebook has no place for a marker, and each must also run without files and network: it is marked offline.
+    What is marked cuda is skipped on a machine without a GPU."""
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker("offline")
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "batches": self.batches.get_state(),
             "dropout": torch.get_rng_state(),
-            "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "dtype": str(self.dtype()),
             "history": asdict(self.history),
         }
         assets.write_atomically(Path(out) / CHECKPOINT, lambda path: torch.save(state, path))
@@ -96,7 +97,10 @@ class Run:
         assets.write_atomically(Path(out) / HISTORY, write)
 
     def restore(self, out, device):
-        """Continues the run in the folder out. Raises ValueError if it had other settings, another model or text."""
+        """Continues the run in the folder out. Returns a note if this device computes in another precision, else "".
+
+        Raises ValueError if the run had other settings, another model or text.
+        """
         path = Path(out) / CHECKPOINT
         state = load_checkpoint(out, model_config=type(self.model.config), train_config=type(self.config))
         self._check_settings(path, state)
@@ -113,6 +117,13 @@ class Run:
         for name, value in state["history"].items():
             setattr(self.history, name, value)
         self.first_step = len(self.history.train_loss)
+        before, now = (str(dtype).removeprefix("torch.") for dtype in (state.get("dtype", self.dtype()), self.dtype()))
+        return "" if before == now else (f"{path} was trained in {before}, and this device continues in {now}. The "
+                                         "losses will differ from those of an uninterrupted run in their late digits.")
+
+    def dtype(self):
+        """The type in which this run multiplies matrices on its device."""
+        return kernels.compute_dtype(next(self.model.parameters()).device, self.config.precision)
 
     def explain_failure(self, error, out):
         """The message of an error that stopped the run, with the step, and what the folder out still holds."""
@@ -149,7 +160,8 @@ def begin(model, optimizer, scaler, config, train_ids, out, resume, ranks):
     if resume:
         if out is None:
             raise ValueError("resume=True needs out=, the folder of the run to continue.")
-        run.restore(out, device)
+        if (note := run.restore(out, device)) and ranks.rank == 0:
+            tqdm.write(note)
     elif out is not None and (out / CHECKPOINT).exists():
         raise FileExistsError(f"{out / CHECKPOINT} exists already. Resume it, choose another folder, or delete it.")
     else:

@@ -41,7 +41,7 @@ class RecordedStep:
             function()  # a first run, in which libraries choose their kernels
         before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             result = function()
         return graph.replay, result
 

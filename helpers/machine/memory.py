@@ -21,6 +21,7 @@ def peak_memory(function, device="cpu"):
     gc.collect()  # what is left over from before must not be returned meanwhile
     device = torch.device(device)
     if device.type == "cuda":
+        torch.cuda.init()  # the counters exist from then on
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
@@ -49,7 +50,8 @@ def _resident_and_peak():
 
 def is_out_of_memory(error):
     """Whether a RuntimeError of PyTorch's says that memory was not enough."""
-    return any(message in str(error) for message in ("out of memory", "not enough memory", "allocate memory"))
+    messages = "out of memory", "not enough memory", "allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"
+    return any(message in str(error) for message in messages)
 
 
 def advice(model, optimizer, config, device, processes):
@@ -72,6 +74,7 @@ def advice(model, optimizer, config, device, processes):
                       f"batches in {parts} parts, or batch_size={rows // parts * processes}.")
     free = ""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch has freed but kept would not count as free
         free = " ({:.1f} of {:.1f} GiB are free)".format(*(n / 2**30 for n in torch.cuda.mem_get_info(device)))
     return (f"{runtime.device_name(device)}{free} does not have enough memory for {rows // config.accumulate} x "
             f"{config.context} tokens at once. {what_to_do} Any checkpoint written earlier is complete.")
@@ -80,9 +83,9 @@ def advice(model, optimizer, config, device, processes):
 def _fits(rows, model, optimizer, config, device):
     """Whether a forward and a backward pass of so many rows fit into memory."""
     try:
-        adam = []  # stands for AdamW's two tensors per parameter, which are allocated in the first step
-        if not optimizer.state:
-            adam = [(torch.empty_like(p), torch.empty_like(p)) for p in model.parameters()]
+        # These stand for AdamW's two tensors per parameter, which are allocated in the first step.
+        adam = [(torch.empty_like(p), torch.empty_like(p)) for p in model.parameters()
+                if "exp_avg_sq" not in optimizer.state.get(p, {})]
         ids = torch.zeros(rows, config.context, dtype=torch.int64, device=device)
         with kernels.autocast(device, config.precision):
             loss = model(ids, ids)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import platform
 import re
 import statistics
 import subprocess
@@ -78,27 +79,54 @@ def times_faster(new, old, device="cpu"):
     return quartiles_of_ratios(seconds["old"], seconds["new"])[0]
 
 
-def record(rows, device, folder=RECORDS):
-    """Writes what was measured on a GPU into a file of its own and returns its path. rows: (what, result, unit)."""
-    driver = "unknown"
-    with contextlib.suppress(OSError, IndexError):
+def origin(device):
+    """Where and when a measurement was made: {"device", "type", "threads" or "driver", "torch", "python", "date"}."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        name, own = runtime.processor_name() or platform.machine(), {"threads": torch.get_num_threads()}
+    else:
+        name, own = runtime.device_name(device), {"driver": driver_version()} if device.type == "cuda" else {}
+    return {"device": name, "type": device.type, **own, "torch": torch.__version__,
+            "python": platform.python_version(), "date": datetime.date.today().isoformat()}
+
+
+def driver_version():
+    """The version of NVIDIA's driver, or "unknown"."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(command, capture_output=True, text=True).stdout.split()[0]
-    return write_record("speed", {
-        "device": runtime.device_name(device), "driver": driver, "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(), "rows": rows,
-    }, folder)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    return "unknown"
 
 
 def write_record(kind, results, folder=RECORDS):
     """Writes results into the file of this kind and of the device results["device"], and returns its path."""
-    device = re.sub("[^a-z0-9]+", "_", results["device"].lower()).strip("_")
-    path = Path(folder) / f"{kind}_{device}.json"
-    text = json.dumps(results, indent=1) + "\n"
-    assets.write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    path = record_path(kind, results, folder)
+    write_json(path, results)
     return path
 
 
-def recorded(folder=RECORDS):
-    """All recorded GPU measurements: a list of dictionaries with device, driver, torch, date and rows."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("speed_*.json"))]
+def record_path(kind, results, folder=RECORDS):
+    """The file of the records of this kind and of the device results["device"]."""
+    device = re.sub("[^a-z0-9]+", "_", results["device"].lower()).strip("_")
+    return Path(folder) / f"{kind}_{device}.json"
+
+
+def write_json(path, results):
+    """Writes a JSON file in one step, whole or not at all, with one line for each entry of its two upper levels."""
+    text = _lines(results, levels=2) + "\n"
+    assets.write_atomically(Path(path), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def _lines(value, levels):
+    if not (levels and value and isinstance(value, (dict, list))):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(_lines(item, levels - 1) for item in value) + "]"
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {_lines(item, levels - 1)}" for key, item in value.items()) + "}"
+
+
+def recorded(kind, folder=None):
+    """All records of a kind, such as "speed" or "training", in a folder (default: RECORDS): one dictionary for each
+    device, with its origin()."""
+    paths = sorted(Path(folder or RECORDS).glob(f"{kind}_*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

@@ -1,6 +1,5 @@
-"""The recorded decoding step: the numbers of a full pass, and recorded only where that is possible and worth it."""
-
-import copy
+"""The recorded decoding step: the numbers of a full pass, and recorded only where that is possible and worth it. A real
+GPU records it in test_cuda.py."""
 
 import pytest
 import torch
@@ -79,11 +78,3 @@ def test_a_few_tokens_are_not_worth_a_recording(tiny, recordings):
     assert not recordings
     generate(tiny, ids, WORTH_RECORDING, top_k=1)
     assert recordings
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_recorded_text_on_a_gpu_is_the_plain_text(tiny, shape):
-    gpu, ids = copy.deepcopy(tiny).cuda(), batch(*shape)[0]
-    new = TINY.n_positions - shape[1] + 6
-    assert torch.equal(generate(gpu, ids.cuda(), new, top_k=1).cpu(), plain_text(tiny, ids, new))

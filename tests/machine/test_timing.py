@@ -1,6 +1,7 @@
-"""Clocks, comparisons in turns, and the record of what a GPU measured."""
+"""Clocks, comparisons in turns, and records of what a machine has measured."""
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -64,14 +65,49 @@ def test_the_faster_function_is_found():
 
 
 def test_a_record_is_written_and_read_again(tmp_path):
-    assert timing.recorded(tmp_path) == []
-    rows = [["forward 16 x 256", 0.05, "s"]]
-    path = timing.record(rows, "cpu", tmp_path)
+    assert timing.recorded("speed", tmp_path) == []
+    rows = [["cpu", "forward 16 x 256", [0.05, 0.04, 0.06], "s"], ["cpu", "é", 2, ""]]
+    results = {**timing.origin("cpu"), "rows": rows}
+    path = timing.write_record("speed", results, tmp_path)
+    assert path == timing.record_path("speed", results, tmp_path) and path.name.startswith("speed_")
+    assert timing.recorded("speed", tmp_path) == [results] and timing.recorded("training", tmp_path) == []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert '["cpu", "é", 2, ""]]}' in lines, "one line for each row"
+
+
+def test_a_record_names_its_machine(monkeypatch):
+    monkeypatch.setattr(runtime, "processor_name", lambda: "A processor")
+    record = timing.origin("cpu")
+    assert set(record) == {"device", "type", "threads", "torch", "python", "date"}
+    assert (record["device"], record["type"], record["torch"]) == ("A processor", "cpu", torch.__version__)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    monkeypatch.setattr(timing, "driver_version", lambda: "1.2")
+    record = timing.origin("cuda")
+    assert (record["device"], record["type"], record["driver"]) == ("A GPU", "cuda", "1.2") and "threads" not in record
+
+
+@pytest.mark.parametrize("outcome, version", [("580.1\n580.1\n", "580.1"), ("", "unknown"), (OSError(), "unknown")])
+def test_the_driver_is_unknown_where_nothing_tells_it(monkeypatch, outcome, version):
+    def run(command, **settings):
+        if isinstance(outcome, OSError):
+            raise outcome
+        return subprocess.CompletedProcess(command, 0, outcome)
+
+    monkeypatch.setattr(timing.subprocess, "run", run)
+    assert timing.driver_version() == version
+
+
+def test_numbers_that_json_does_not_have_are_refused(tmp_path):
+    with pytest.raises(ValueError):
+        timing.write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted(timing.RECORDS.glob("*_*.json")), ids=lambda path: path.name)
+def test_the_records_that_ship_are_complete(path):
+    """Each names its machine, is stored under its name, and has results."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert timing.recorded(tmp_path) == [record] and record["rows"] == rows and path.name.startswith("speed_cpu")
-    assert set(record) == {"device", "driver", "torch", "date", "rows"} and record["torch"] == torch.__version__
-
-
-def test_the_records_that_ship_are_complete():
-    for record in timing.recorded():
-        assert record["rows"] and all(len(row) == 3 for row in record["rows"])
+    kind = path.name.partition("_")[0]
+    assert {"device", "type", "torch", "date"} <= set(record) and path == timing.record_path(kind, record)
+    results = {"bench": "rows", "speed": "rows", "training": "runs", "cuda": "tests"}[kind]
+    assert record[results]

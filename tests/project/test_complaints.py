@@ -1,5 +1,5 @@
-"""Complaints that courses like this one often receive, and that this one must not: tensors on two devices, numbers that
-differ, solutions inside the lesson. CONTRIBUTING.md lists all twelve. The others are tested beside their code."""
+"""Complaints that courses like this one often receive, and that this one must not: numbers that differ, solutions in
+the lesson. CONTRIBUTING.md lists all twelve. The others are tested beside their code."""
 
 import ast
 import importlib
@@ -12,25 +12,10 @@ import pytest
 import torch
 
 from helpers.course.checking import Exercise
-from helpers.generation import generate
 from helpers.machine import assets
-from helpers.model import GPT
-from tests.small import CONFIG, MODEL, new_model, train
+from tests.small import CONFIG, new_model, train
 
 NOTEBOOKS = sorted((assets.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no NVIDIA GPU"))])
-def test_a_model_and_ids_on_two_devices_are_named(device):
-    model, ids = GPT(MODEL).to(device), torch.zeros(1, 4, dtype=torch.int64)
-    for use in (model, lambda ids: generate(model, ids, 3)):
-        with pytest.raises(ValueError, match=rf"ids are on cpu, the model is on {device}.*ids.to\(device\)"):
-            use(ids)
-    with pytest.raises(ValueError, match=r"targets are on cpu.*targets.to\(device\)"):
-        model(ids.to(device), ids)
-    with pytest.raises(ValueError, match=f"ids are on {device}.*the model is on cpu"):
-        GPT(MODEL)(ids.to(device))
 
 
 def test_different_rounding_changes_only_late_digits():
