@@ -12,19 +12,17 @@ products hold for a whole process. BENCHMARKS.md explains what is compared and h
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import psutil
 import torch
-import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import tables
@@ -41,17 +39,23 @@ VARIANTS = ("course_bf16", "course_compiled")  # they differ from "course" in tr
 
 
 class Arm:
-    """A worker process, seen from the outside. Raises SystemExit with its last words if the process ends."""
+    """A worker process, seen from the outside: starts it without waiting for it. Raises SystemExit with its last words
+    if the process ends."""
 
     def __init__(self, name, setup):
-        self.name = name
+        self.name, self.matmul = name, None
         self.errors = open(Path(setup["folder"]) / f"{name}.log", "w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.workers", name, json.dumps(setup)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8", cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
-        self.matmul = self.answer()
+
+    def wait_until_ready(self):
+        """Waits until the process has started. Returns the setting of float32 products that it has chosen."""
+        if self.matmul is None:
+            self.matmul = self.answer()
+        return self.matmul
 
     def answer(self):
         for line in self.process.stdout:
@@ -86,24 +90,11 @@ def prepare_weights(size, folder):
     pretrained.to_huggingface(model).save_pretrained(folder / "hf")
 
 
-def describe(device):
-    """This machine and its versions, in words."""
-    processor = runtime.processor_name() or platform.machine()
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else processor,
-        "type": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def shapes_for(size, device):
-    """The shapes of the tasks: larger ones on a large GPU."""
+    """The shapes of the tasks: larger ones on a GPU with 60 GB or more, such as an A100, an H100 or an H200."""
     if device == "cuda" and "cuda" in WORKLOADS[size]:
-        return WORKLOADS[size]["cuda" if torch.cuda.get_device_properties(0).total_memory > 100e9 else "small cuda"]
+        is_large = torch.cuda.get_device_properties(0).total_memory > 60e9
+        return WORKLOADS[size]["cuda" if is_large else "small cuda"]
     return WORKLOADS[size]["cpu"]
 
 
@@ -126,13 +117,16 @@ def report(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def bench(size, device, names, tasks, rounds):
-    """Runs the comparison. Returns what --record writes: the machine, and the readings of each arm in each task."""
+def bench(size, device, names, tasks, rounds, save):
+    """Runs the comparison. Returns what --record writes: the machine, and the readings of each arm in each task.
+
+    save(result) is called after each task, so that a run that is stopped loses one task at most.
+    """
     bf16 = "course_bf16" in names or kernels.compute_dtype(device) == kernels.DTYPES["bf16"]
     shapes = shapes_for(size, device)
     work = count_work(size, shapes)
-    result = {**describe(device), "size": size, "rounds": rounds, "rows": [], "parameters": work["parameters"],
-              "shapes": shapes}
+    result = {**timing.origin(device), "transformers": metadata.version("transformers"), "size": size,
+              "rounds": rounds, "rows": [], "parameters": work["parameters"], "shapes": shapes}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         prepare_weights(size, Path(folder))
         setup = {"size": size, "device": device, "folder": folder, "bf16": bf16, "shapes": shapes}
@@ -141,10 +135,14 @@ def bench(size, device, names, tasks, rounds):
             report(f"starting {ARMS.get(name, 'the measurement of the machine')}")
             arms[name] = Arm(name, setup)
             stack.callback(arms[name].close)
+            if device == "cpu" and size == "gpt2":  # one at a time, because each tries the settings with a clock
+                arms[name].wait_until_ready()
+        chosen = {name: arm.wait_until_ready() for name, arm in arms.items()}
+        result["matmul"] = {name: chosen[name] for name in names}
         arms["machine"]("prepare", None)
-        result["matmul"] = {name: arms[name].matmul for name in names}  # each process tries the settings itself
         for task in tasks:
             result["rows"] += compare(task, arms, rounds, work, setup)
+            save(result)
     return result
 
 
@@ -194,9 +192,9 @@ def share(task, arm, seconds, rates, work, setup):
 def check_memory(arms, size, device):
     """Ends the program if the free memory is not enough for all arms: each trains in a process of its own."""
     needed, free = 4.5e9 * len(arms) if size == "gpt2" else 0, psutil.virtual_memory().available
-    if device == "cuda":
-        free = torch.cuda.mem_get_info()[0]
-        needed *= 5 if shapes_for(size, device) is WORKLOADS[size].get("cuda") else 1
+    if device == "cuda" and size == "gpt2":  # each arm keeps weights and Adam's state; one at a time keeps the rest
+        is_large = shapes_for(size, device) is WORKLOADS[size]["cuda"]
+        needed, free = 2.5e9 * len(arms) + (45e9 if is_large else 4e9), torch.cuda.mem_get_info()[0]
     if free < needed:
         raise SystemExit(f"bench: {len(arms)} arms need about {needed / 1e9:.0f} GB of free memory, and "
                          f"{free / 1e9:.0f} GB are free. Close other programs, or compare fewer: --arms hf course")
@@ -244,9 +242,8 @@ def main(arguments=None, root=ROOT):
     device = options.device or runtime.best_device().type
     arms = arms_for(device, options.arms)
     check_memory(arms, options.size, device)
-    result = bench(options.size, device, arms, options.tasks, options.rounds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = bench(options.size, device, arms, options.tasks, options.rounds,
+                   lambda result: timing.write_json(options.out, result))
     if options.record:
         timing.write_record("bench", result, root / "data" / "measurements")
         tables.write_page(root)

@@ -34,11 +34,11 @@ make bench ARGS="--arms hf course"     # two programs only: less time and memory
 ```
 
 A run takes about ten minutes and 4.5 GB of free memory for each program. It prints its tables and writes
-`build/bench.json`. The next command recorded the tables below. It writes a file into `data/measurements` and renews
-this page.
+`build/bench.json`. To record them, so that they appear on this page:
 
 ```sh
-make bench ARGS="--record --arms hf hf_tuned course course_compiled"
+make bench ARGS="--record --arms hf hf_tuned course course_compiled"    # on a CPU
+make gpu                                                                # on an NVIDIA GPU (see CONTRIBUTING.md)
 ```
 
 ## How to read the tables
