@@ -8,7 +8,7 @@ from IPython.display import display
 
 from helpers.course.display import render_table
 
-VERDICTS = ("holds", "does not hold", "depends", "unmeasured here", "to come")
+VERDICTS = ("holds", "does not hold", "depends", "inconclusive", "unmeasured here", "to come")
 MIME = "application/vnd.gpt2-course.claims+json"  # readable by a program from the notebook's stored output
 
 # Rows measured on the real GPT-2: `python -m scripts.claims_table --record` writes them.
@@ -90,8 +90,8 @@ class Ledger:
             raise ValueError(f"Claim {number} is not in STATEMENTS.")
         if verdict not in VERDICTS:
             raise ValueError(f"verdict={verdict!r}: expected one of {', '.join(VERDICTS)}.")
-        if verdict == "depends" and not condition:
-            raise ValueError(f"Claim {number} depends, but on what? Give the condition.")
+        if verdict in ("depends", "inconclusive") and not condition:
+            raise ValueError(f"Claim {number}: {verdict}, but on what, or why? Give the condition.")
         if verdict == "unmeasured here" and (row := recorded(number)):
             measured = f"{measured}. Recorded: {row['measured']}"
             condition = f"recorded on {row['measured_on']}, {row['date']}: {row['verdict']} {row['condition']}".strip()

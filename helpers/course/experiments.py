@@ -34,7 +34,7 @@ from helpers import corpus, training
 from helpers.course import recipes, text_statistics
 from helpers.course.text_statistics import repeated_ngrams
 from helpers.generation import generate
-from helpers.machine import assets, checkpoints, kernels, runtime
+from helpers.machine import assets, checkpoints, kernels, runtime, timing
 from helpers.model import GPT, GPTConfig
 
 FOLDER = assets.ROOT / "data" / "measurements" / "experiments"
@@ -319,15 +319,19 @@ def train_arm(arm, book, size, seed, device="cpu"):
     return model, history, split, config
 
 
-def text_quality(model, book, train_ids, config, texts=16):
-    """Measures of the texts that a model samples (notebook 09). train_ids (N,): the training set, for comparison."""
-    device, T = next(model.parameters()).device, config.context
+def sample_pages(model, book, config, texts=16):
+    """Texts that a model samples at temperature 1, each of T tokens and begun by a new line: ids (texts, T)."""
+    device = next(model.parameters()).device
     prompt = book.tokenizer.encode("\n").repeat(texts, 1).to(device)
     with kernels.autocast(device, config.precision):
         generator = torch.Generator().manual_seed(config.seed)
-        ids = generate(model, prompt, T - prompt.shape[1], generator=generator).cpu()
+        return generate(model, prompt, config.context - prompt.shape[1], generator=generator).cpu()
+
+
+def text_quality(ids, book, train_ids):
+    """Measures of texts, ids (texts, T), compared with windows of the training set, train_ids (N,) (notebook 09)."""
     known_words = set(text_statistics.words_of(book.tokenizer.decode(train_ids)))
-    windows = corpus.random_batch(train_ids, 200, T, torch.Generator().manual_seed(0))[0]
+    windows = corpus.random_batch(train_ids, 200, ids.shape[1], torch.Generator().manual_seed(0))[0]
     model_layout, book_layout = (text_statistics.layout(list(map(book.tokenizer.decode, rows)), known_words)
                                  for rows in (ids, windows))
     marks = [list(layout["marks"].values()) for layout in (model_layout, book_layout)]
@@ -335,10 +339,10 @@ def text_quality(model, book, train_ids, config, texts=16):
     copies = sorted(text_statistics.longest_copy(row, training_letters)[0] for row in ids)
     return {
         "known words": model_layout["known"],
-        "distinct pairs": 1 - sum(repeated_ngrams(row, 2) for row in ids) / texts,
+        "distinct pairs": 1 - sum(repeated_ngrams(row, 2) for row in ids) / len(ids),
         "line-length overlap": text_statistics.line_overlap(model_layout["lines"], book_layout["lines"]),
         "punctuation overlap": text_statistics.overlap(*marks),
-        "longest copy, median": copies[texts // 2],
+        "longest copy, median": copies[len(ids) // 2],
         "longest copy, largest": copies[-1],
     }
 
@@ -366,7 +370,7 @@ def run(arm, book, size, seed, device="cpu"):
         results["bits_per_byte"] = round(book.bits_per_byte(results["final"], split.test), 4)
     if not has_windows:
         baselines = corpus.ngram_losses(split.train, split.test, book.tokenizer.vocab_size)
-        quality = text_quality(model, book, split.train, config)
+        quality = text_quality(sample_pages(model, book, config), book, split.train)
         results["baselines"] = {name: round(loss, 4) for name, loss in baselines.items()}
         results["quality"] = {name: round(value, 4) for name, value in quality.items()}
     return results
@@ -419,12 +423,9 @@ def recorded_runs(name, size, book, folder=FOLDER):
 
 
 def write_record(name, size, book, runs, folder=FOLDER):
-    """Replaces the record of an arm in one step: one line for each setting and for each run."""
-    settings_lines = [f'"{key}": {json.dumps(value)}' for key, value in describe(name, size, book).items()]
-    run_lines = [f'"{seed}": {json.dumps(runs[seed])}' for seed in sorted(runs)]
-    text = "{" + ",\n".join([*settings_lines, '"runs": {\n' + ",\n".join(run_lines) + "}"]) + "}\n"
-    path = record_path(name, size, book, folder)
-    assets.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Replaces the record of an arm in one step."""
+    results = {**describe(name, size, book), "runs": {str(seed): runs[seed] for seed in sorted(runs)}}
+    timing.write_json(record_path(name, size, book, folder), results)
 
 
 def load_records(size="laptop", folder=FOLDER):

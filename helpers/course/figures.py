@@ -355,7 +355,7 @@ def plot_losses(history, baselines, title, initial=None):
     losses, axes = history.as_arrays(), new_figure(height=5.5)
     steps = np.arange(1, len(losses["train_loss"]) + 1)
     axes.plot(steps, losses["train_loss"], color=SKY, linewidth=1, label="training loss, each batch")
-    axes.plot(losses["test_step"], losses["test_loss"], color=BLUE, marker="o", linewidth=2.5, label="test loss")
+    axes.plot(losses["test_step"], losses["test_loss"], "o", color=BLUE, markersize=9, label="test loss, as measured")
     lines = {} if initial is None else {"uniform guess, ln V": initial}
     for (label, loss), colour, style in zip(
         {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED), ("dotted", "dashed", "dashdot", "dashed")
@@ -406,6 +406,56 @@ def plot_layout(layouts, title):
     left.set_ylim(0, 1.4 * left.get_ylim()[1])
     finish(left, title, "length of a line (characters; last bar: 100+)", "share of the lines", legend="upper left")
     finish(right, "Punctuation", "punctuation mark", "per 1,000 characters", legend="upper right")
+    plt.show()
+    return left, right
+
+
+def plot_bits_per_byte(groups, baselines, title, batches_per_pass=None):
+    """Test losses over what was read: points where they were measured, and a faint line that only guides the eye.
+
+    groups: {label: [(passes (n,), bits per byte (n,)), one per run]}. baselines: {label: {name: bits per byte}}, drawn
+    in the colour of their group. batches_per_pass: those of Model 5, for a second axis at the top.
+    """
+    axes, dashes = new_figure(width=12, height=7.5), {"unigram": "dashed", "bigram": "dashdot"}
+    for (label, runs), colour, marker in zip(groups.items(), (BLUE, RED, GREEN), "osD"):
+        for i, (reads, bits) in enumerate(runs):
+            axes.plot(reads, bits, color=colour, linewidth=1, alpha=0.4)
+            axes.plot(reads, bits, marker, color=colour, markersize=9, fillstyle="none", markeredgewidth=2.5,
+                      label=None if i else f"{label} ({len(runs)} runs)" if len(runs) > 1 else label)
+        axes.plot([], [], " ", label=f"untrained: {runs[0][1][0]:.2f} (above the figure)")
+        for name, bits in baselines.get(label, {}).items():
+            axes.axhline(bits, color=colour, linewidth=2, linestyle=dashes[name], label=f"{name}: {bits:.2f}")
+    if batches_per_pass:
+        convert = (lambda reads: reads * batches_per_pass, lambda batches: batches / batches_per_pass)
+        axes.secondary_xaxis("top", functions=convert).set_xlabel("batches of Model 5")
+    highest = max((bits for lines in baselines.values() for bits in lines.values()), default=None)
+    if highest:  # the untrained models would squeeze all that is of interest into the lowest tenth
+        axes.set_ylim(top=1.12 * highest)
+    finish(axes, None, "passes over the training set", "test loss (bits per byte)", legend="upper right")
+    axes.figure.suptitle(title, fontweight="bold", fontsize="medium")
+    plt.show()
+    return axes
+
+
+def plot_form(panels, title):
+    """How the form of a model's texts approaches the book's, whose value is 1: rates on the left, similarity right.
+
+    panels: two dictionaries {measure: [(batches (n,), values relative to the book (n,)), one per run]}.
+    """
+    left, right = new_figure(columns=2, width=14, height=6.5)
+    for axis, measures in zip((left, right), panels):
+        for (measure, runs), colour, marker in zip(measures.items(), (BLUE, RED, GREEN), "osD"):
+            for i, (batches, values) in enumerate(runs):
+                axis.plot(batches, values, color=colour, linewidth=1, alpha=0.4)
+                axis.plot(batches, values, marker, color=colour, markersize=9, fillstyle="none", markeredgewidth=2.5,
+                          label=None if i else measure)
+        axis.axhline(1, color=BLACK, linewidth=2, linestyle="dotted", label="the book")
+    left.set_yscale("log", base=2)
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}")
+    right.set_ylim(-0.03, 1.15)
+    finish(left, "How often, and how long", "batches", "relative to the book (doubling scale)", legend="best")
+    finish(right, "How alike", "batches", "relative to the book", legend="best")
+    left.figure.suptitle(title, fontweight="bold", fontsize="medium")
     plt.show()
     return left, right
 

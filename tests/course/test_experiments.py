@@ -25,6 +25,7 @@ def quick(monkeypatch, book):
     config = replace(recipe.training, steps=2, eval_every=1, eval_tokens=64, context=16, batch_size=2)
     monkeypatch.setitem(experiments.RECIPES, "smoke", recipes.Recipe("course", replace(recipe.model, n_embd=8), config))
     monkeypatch.setattr(corpus, "load_gulliver", lambda tokenizer: book)
+    monkeypatch.setattr(experiments, "sample_pages", lambda *arguments: None)
     monkeypatch.setattr(experiments, "text_quality", lambda *arguments: {"known words": 0.5})
 
 
@@ -194,7 +195,9 @@ def test_the_machine_is_the_processor_and_its_threads(monkeypatch):
 def test_quality_of_a_text(book):
     model = experiments.build(ARMS["base"], *shape_of("base", book.tokenizer.vocab_size))
     _, config = experiments.settings(ARMS["base"], "smoke", 0)
-    quality = experiments.text_quality(model, book, book.split()[0], config, texts=2)
+    pages = experiments.sample_pages(model, book, config, texts=2)
+    assert pages.shape == (2, config.context)
+    quality = experiments.text_quality(pages, book, book.split()[0])
     shares = ("known words", "distinct pairs", "line-length overlap", "punctuation overlap")
     assert set(quality) == {*shares, "longest copy, median", "longest copy, largest"}
     assert all(0 <= quality[name] <= 1 for name in shares)
