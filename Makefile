@@ -17,7 +17,7 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 ARGS ?=
 
-.PHONY: help course lab slides notebooks-clean test bench experiments outputs publish install clean
+.PHONY: help course lab slides notebooks-clean test bench gpu experiments outputs publish install clean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print(f'make {name:16} {text}') for name, text in re.findall(r'(?m)^([\w-]+):[^#\n]*## (.*)', open('Makefile').read())]"
@@ -42,6 +42,10 @@ test: $(STAMP)  ## run all tests, and all notebooks at smoke size
 
 bench: $(STAMP)  ## time Model 5 against Hugging Face's GPT-2 on this machine (ARGS=--help lists the options)
 	$(VENV_PYTHON) -m benchmarks.bench $(ARGS)
+
+# In .venv if it is there, and otherwise in any Python that has PyTorch: it installs nothing by itself.
+gpu:  ## measure all that needs an NVIDIA GPU, in 8 minutes (ARGS="--device cpu --quick" rehearses it on any machine)
+	$(if $(wildcard $(STAMP)),$(VENV_PYTHON),$(PYTHON)) -m scripts.gpu $(ARGS)
 
 experiments: $(STAMP)  ## train and record all variants of the recipe for notebook 09, in up to an hour (ARGS=--help lists the options)
 	$(VENV_PYTHON) -m helpers.course.experiments $(ARGS)
