@@ -36,6 +36,7 @@ How to read a verdict:
 
 - **holds** and **does not hold**: the measurement settles the claim. If a condition follows, it is part of the verdict.
 - **depends**: the claim holds in some cases and not in others. The condition that separates them was measured, too.
+- **inconclusive**: it was measured, but an effect of the size that matters could not be told from chance or from none.
 - **unmeasured here**: no measurement that was recorded for this copy settles the claim. It may need a GPU, or OpenAI's
   weights. A stand-in or a much smaller model never settles a claim about GPT-2.
 """
