@@ -29,6 +29,7 @@ from scripts import gpu_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, REHEARSAL, BUNDLE = ROOT / "build" / "gpu", ROOT / "build" / "gpu_rehearsal", "results.zip"
+EARLIER = ".earlier"  # the suffix of a record while its step runs again
 SUMMARY = "summary.log"
 PATIENCE = 20  # seconds that a program gets to finish after it was interrupted, before it is killed
 ORIGIN = "import json, sys; from helpers.machine import timing; print(json.dumps(timing.origin(sys.argv[1])))"
@@ -60,8 +61,8 @@ def steps_for(device, quick, results):
     small = ["--size", "smoke", "--every", "5", "--runs", "course-0", "lectures-0"] if quick else ["--every", "100"]
     return [
         Step("tests", "do the paths that only a GPU takes give the right numbers",
-             ["pytest", "-q", "-p", "no:cacheprovider", *tests, f"--junitxml={results / 'tests.xml'}",
-              "tests/machine/test_cuda.py"], 75, replaces="cuda.json"),
+             ["pytest", "-q", *tests, "-p", "no:cacheprovider", "-o", "junit_family=xunit1",
+              f"--junitxml={results / 'tests.xml'}", "tests/machine/test_cuda.py"], 75, replaces="cuda.json"),
         Step("bench", "Model 5 against Hugging Face's GPT-2",
              ["benchmarks.bench", "--device", device, *bench, "--arms", *arms, "--out", str(records / "bench.json")],
              150, replaces="bench.json"),
@@ -104,8 +105,9 @@ def ask(code, environment, *arguments):
 
 def start(step, environment, results):
     """Starts one step, without waiting. Its output goes to a file of its own."""
-    for old in [*results.glob(f"records/{step.replaces}"), results / "tests.xml"] if step.replaces else []:
-        old.unlink(missing_ok=True)
+    (results / "tests.xml").unlink(missing_ok=True)
+    for old in results.glob(f"records/{step.replaces}") if step.replaces else []:
+        old.rename(old.with_suffix(EARLIER))  # until there is a new one
     command = [sys.executable, "-m", *map(str, step.command)]
     with open(results / f"{step.name}.log", "w", encoding="utf-8") as output:
         output.write(f"{step.name}: {step.what}\n$ {' '.join(command)}\n")
@@ -127,6 +129,7 @@ def finish(step, process, began, limit, results, origin):
         end(process)
         if step.name == "tests":
             tests_record(results, origin)
+        replace_or_restore(step, results)
         say(f"{step.name:10} {outcome} ({time.monotonic() - began:.0f} s)", results)
         if outcome != "done":
             lines = (results / f"{step.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -135,15 +138,29 @@ def finish(step, process, began, limit, results, origin):
     return outcome
 
 
+def replace_or_restore(step, results):
+    """Removes the earlier record of a step if the step has left a new one, and restores it otherwise."""
+    if step.replaces:
+        is_replaced = any(results.glob(f"records/{step.replaces}"))
+        for old in results.glob(f"records/{step.replaces.removesuffix('.json')}{EARLIER}"):
+            old.unlink() if is_replaced else old.rename(old.with_suffix(".json"))
+
+
 def end(process):
-    """Interrupts a program if it still runs, waits, and kills what is left of it and of what it has started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    """Interrupts a program if it still runs, waits, and kills what is left of it and of what it has started. Meanwhile
+    further interrupts are ignored, or something would be left."""
+    before = {kind: signal.signal(kind, signal.SIG_IGN) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def tests_record(results, origin):
@@ -166,6 +183,8 @@ def measure(options):
     status: 0 if all of them are done."""
     results, begin = options.out.resolve(), time.monotonic()
     if options.quick:  # begins anew, so that every step has something to do
+        if results != REHEARSAL and any(results.glob("records/*")):
+            raise SystemExit(f"gpu: {results} holds records already. Choose another folder for the rehearsal.")
         for name in ("records", "checkpoints"):
             shutil.rmtree(results / name, ignore_errors=True)
     (results / "records").mkdir(parents=True, exist_ok=True)
@@ -174,7 +193,7 @@ def measure(options):
         raise SystemExit("gpu: PyTorch finds no NVIDIA GPU on this machine. A rehearsal on the CPU: "
                          'make gpu ARGS="--device cpu --quick"')
     origin = ask(ORIGIN, environment, options.device)
-    say(f"{origin['device']}, torch {origin['torch']}, {origin['date']}; results: {results}", results)
+    say(f"{time.strftime('%Y-%m-%d %H:%M')}: {origin['device']}, torch {origin['torch']}; results: {results}", results)
     steps = [step for step in steps_for(options.device, options.quick, results) if step.name in options.steps]
     running = {step.name: start(step, environment, results) for step in steps if options.quick}
     outcomes = []
@@ -187,7 +206,8 @@ def measure(options):
                 say(f"{step.name:10} {outcomes[-1]}", results)
                 continue
             process = running.setdefault(step.name, None) or start(step, environment, results)
-            limit = left if options.quick else min(step.limit, left)  # all at once, each takes longer
+            limit = min(step.limit * options.minutes / 8, left)
+            limit = left if options.quick else limit  # all at once, each takes longer
             outcomes.append(finish(step, process, began, limit, results, origin))
     finally:
         for process in filter(None, running.values()):
@@ -225,15 +245,7 @@ def keep(results, target=None):
     from benchmarks import tables
     from helpers.machine import timing
 
-    target = target or timing.RECORDS
-    with tempfile.TemporaryDirectory() as unpacked:
-        if results.suffix == ".zip":
-            shutil.unpack_archive(results, unpacked)
-            results = Path(unpacked)
-        records = {path.stem: json.loads(path.read_text(encoding="utf-8"))
-                   for path in sorted((results / "records").glob("*.json"))}
-    if not records:
-        raise SystemExit(f"gpu: there are no records in {results / 'records'}. Run make gpu first.")
+    target, records = target or timing.RECORDS, read_records(results)
     paths = {name: timing.record_path(name.partition("_")[0], record, target) for name, record in records.items()}
     for name, record in records.items():
         is_small = record.get("size") in ("small", "smoke") or name.startswith("speed") and record["model"] != "Model 5"
@@ -249,6 +261,26 @@ def keep(results, target=None):
         tables.write_page(ROOT)
         print("BENCHMARKS.md was renewed. Now run notebooks 01, 02, 03 and 07 again: see CONTRIBUTING.md")
     return 0
+
+
+def read_records(results):
+    """The records in the folder of results, or in a results.zip: {name: record}. SystemExit if there are none."""
+    try:
+        with tempfile.TemporaryDirectory() as unpacked:
+            folder = results
+            if results.suffix == ".zip":
+                shutil.unpack_archive(results, unpacked)
+                folder = Path(unpacked)
+            records = {path.stem: json.loads(path.read_text(encoding="utf-8"))
+                       for path in sorted(folder.glob("records/*.json"))}
+        complete = all({"device", "type", "date"} <= set(record) for record in records.values())
+    except (OSError, ValueError, TypeError, shutil.ReadError) as error:
+        raise SystemExit(f"gpu: {results} cannot be read ({error}). Expected the folder of make gpu's results, or its "
+                         f"{BUNDLE}.") from None
+    if not records or not complete:
+        raise SystemExit(f"gpu: {results} holds no records of make gpu. Expected the folder of its results, or its "
+                         f"{BUNDLE}. Run make gpu first.")
+    return records
 
 
 def extent(record):
@@ -278,6 +310,8 @@ def parse(arguments):
     add("--keep", type=Path, nargs="?", const=RESULTS, metavar="RESULTS",
         help="keep the records of these results, a folder or a results.zip (default: build/gpu)")
     options = parser.parse_args(arguments)
+    if not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes}: expected a number above 0")
     options.out = options.out or (REHEARSAL if options.quick or options.device == "cpu" else RESULTS)
     return options
 
@@ -285,9 +319,15 @@ def parse(arguments):
 def main(arguments=None):
     """The command line. Returns its exit status."""
     options = parse(arguments)
-    if options.pack:
-        return gpu_folder.pack(options.pack, options.python, options.installed)
-    return keep(options.keep) if options.keep else measure(options)
+    try:
+        if options.pack:
+            return gpu_folder.pack(options.pack, options.python, options.installed)
+        return keep(options.keep) if options.keep else measure(options)
+    except KeyboardInterrupt:
+        print(f"gpu: interrupted. What was measured until now is in {options.out}.", file=sys.stderr)
+        return 130
+    except (OSError, ImportError) as error:
+        raise SystemExit(f"gpu: {error}") from None
 
 
 if __name__ == "__main__":

@@ -33,8 +33,12 @@ def install(folder, site):
                          f"python -m scripts.gpu --pack {folder}")
     shutil.rmtree(site, ignore_errors=True)  # it may come from another folder, or be unfinished
     if wheels:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile",
-                        "--target", str(site), *wheels], check=True)
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target",
+                   str(site), *wheels]
+        if subprocess.run(command).returncode:
+            version = ".".join(map(str, sys.version_info[:3]))
+            raise SystemExit(f"gpu: the packages in {folder} cannot be installed here (see above). Were they collected "
+                             f"for this Python? python -m scripts.gpu --pack FOLDER --python {version}")
     return site
 
 

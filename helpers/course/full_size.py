@@ -204,15 +204,18 @@ def parse(arguments):
     add = parser.add_argument
     add("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="recipe and seed (default: all, in this order)")
     add("--size", choices=experiments.RECIPES, default="full", help="full: GPT-2 small; smoke: to try the program")
-    add("--device", default=None, help="cpu, cuda or mps (default: the fastest one)")
+    add("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest one")
     add("--stop-after", type=int, metavar="BATCHES", help="stop early; the learning-rate schedule stays the same")
     add("--every", type=int, help="batches between two measurements (default: 50; on a CPU 20)")
     add("--folder", type=Path, default=timing.RECORDS, help="for the record (default: %(default)s)")
     add("--checkpoints", type=Path, default=CHECKPOINTS, help="for the checkpoints (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.device = options.device or runtime.best_device().type
-    options.every = options.every or (20 if options.device == "cpu" else 50)
-    options.stop_after = options.stop_after or experiments.RECIPES[options.size].training.steps
+    steps = experiments.RECIPES[options.size].training.steps
+    options.every = min(20 if options.device == "cpu" else 50, steps) if options.every is None else options.every
+    options.stop_after = steps if options.stop_after is None else options.stop_after
+    if not 1 <= options.stop_after <= steps:
+        parser.error(f"--stop-after {options.stop_after}: expected a number of batches from 1 to {steps}")
     if options.every < 1 or options.stop_after % options.every:
         parser.error(f"--stop-after {options.stop_after}: expected a multiple of --every {options.every}, so that the "
                      "last batch is followed by a measurement")
@@ -226,6 +229,9 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:  # torch raises the last for a missing GPU
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -151,10 +151,20 @@ def test_the_processor_decides_the_precision(monkeypatch):
 
 
 def test_a_stop_between_measurements_is_refused(capsys):
-    for wrong in (["--stop-after", "50", "--every", "20"], ["--every", "-1"]):
+    for wrong, message in ((["--stop-after", "50", "--every", "20"], "expected a multiple of --every"),
+                           (["--every", "-1"], "expected a multiple of --every"),
+                           (["--device", "tpu"], "invalid choice"),
+                           (["--stop-after", "0"], "from 1 to 500"), (["--stop-after", "501"], "from 1 to 500")):
         with pytest.raises(SystemExit):
             full_size.main(["--device", "cpu", *wrong])
-        assert "expected a multiple of --every" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
+    assert full_size.parse(["--size", "smoke", "--device", "cpu"]).every == 10, "a short run is measured at its end"
+
+
+def test_an_error_is_one_line(folders, tmp_path, capsys):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert full_size.main([*folders[0], "--checkpoints", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_the_runs_are_the_course_s_recipe_and_the_lectures():

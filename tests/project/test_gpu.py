@@ -82,7 +82,7 @@ def test_a_step_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, no_qu
 
 def test_no_step_begins_when_the_time_is_over(tmp_path, monkeypatch, no_questions, capsys):
     monkeypatch.setattr(gpu, "steps_for", lambda *arguments: [FINE])
-    assert gpu.measure(options(tmp_path, minutes=0)) == 1
+    assert gpu.measure(options(tmp_path, minutes=0.01)) == 1
     assert "LEFT OUT: the time is over" in capsys.readouterr().out and not (tmp_path / "fine.log").exists()
 
 
@@ -147,14 +147,48 @@ def test_an_interrupted_step_still_leaves_its_results(tmp_path, monkeypatch, no_
     assert [process.returncode is not None for process in started] == [True]
 
 
-def test_an_old_record_is_not_taken_for_a_new_one(tmp_path, monkeypatch, no_questions):
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "bench.json").write_text("old", encoding="utf-8")
-    (tmp_path / "tests.xml").write_text("<old", encoding="utf-8")
+def test_an_earlier_record_is_replaced_only_by_a_new_one(tmp_path, monkeypatch, no_questions):
+    records = tmp_path / "records"
+    records.mkdir()
+    for name in ("bench.json", "speed_a.json", "cuda.json"):
+        (records / name).write_text("old", encoding="utf-8")
+    (tmp_path / "tests.xml").write_text("<testsuites/>", encoding="utf-8")  # of an earlier run: it is not read
+    writes = ["timeit", "-n", "1", "-r", "1", f"open({str(records / 'speed_b.json')!r}, 'w').write('new')"]
     monkeypatch.setattr(gpu, "steps_for", lambda *arguments: [
-        replace(FAILS, replaces="bench.json"), replace(FAILS, name="tests", replaces="cuda.json")])
+        replace(FAILS, replaces="bench.json"), replace(FAILS, name="tests", replaces="cuda.json"),
+        replace(FINE, command=writes, replaces="speed_*.json")])
     assert gpu.measure(options(tmp_path)) == 1
-    assert not list((tmp_path / "records").iterdir())
+    assert {path.name: path.read_text(encoding="utf-8") for path in records.iterdir()} == {
+        "bench.json": "old", "cuda.json": "old", "speed_b.json": "new"}
+
+
+def test_a_rehearsal_deletes_no_results(tmp_path, no_questions):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "bench.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SystemExit, match="holds records already. Choose another folder"):
+        gpu.measure(options(tmp_path, quick=True))
+
+
+def test_mistakes_are_named_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "text.zip").write_text("no archive", encoding="utf-8")
+    for wrong in ("nowhere", "nowhere.zip", "text.zip"):
+        with pytest.raises(SystemExit, match=f"{wrong} (holds no records|cannot be read).*Expected the folder"):
+            gpu.main(["--keep", str(tmp_path / wrong)])
+    for minutes in ("0", "-3", "nan"):
+        with pytest.raises(SystemExit):
+            gpu.main(["--minutes", minutes])
+        assert "expected a number above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="gpu: .*text.zip"):
+        gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "text.zip" / "folder")])
+
+
+def test_an_interrupt_ends_with_a_message(tmp_path, monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "measure", interrupted)
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path)]) == 130
+    assert "interrupted. What was measured until now is in" in capsys.readouterr().err
 
 
 def test_the_record_of_the_tests_keeps_what_they_have_noted(tmp_path):
@@ -173,7 +207,7 @@ def test_the_record_of_the_tests_keeps_what_they_have_noted(tmp_path):
 def test_a_gpu_gets_the_real_size_and_a_rehearsal_the_small_one(tmp_path):
     full = gpu.steps_for("cuda", False, tmp_path)
     assert [step.name for step in full] == ["tests", "bench", "speed", "training", "notebooks"]
-    assert full[0].command[4:6] == ["-m", "cuda"] and "hf_tuned" in full[1].command and "small" not in full[1].command
+    assert full[0].command[2:4] == ["-m", "cuda"] and "hf_tuned" in full[1].command and "small" not in full[1].command
     assert full[2].environment == {"COURSE_SIZE": "full", "COURSE_RECORD": str(tmp_path / "records")}
     assert gpu.steps_for("cpu", True, tmp_path)[2].environment["COURSE_SIZE"] == "smoke"
 
@@ -200,7 +234,7 @@ def test_records_of_a_gpu_are_kept_under_its_name(tmp_path, capsys):
     timing.write_json(folder / "speed_x.json", RECORD | {"model": "a small stand-in", "rows": []})
     with pytest.raises(SystemExit, match="speed_x.json is a rehearsal"):
         gpu.keep(tmp_path, target)
-    with pytest.raises(SystemExit, match="no records"):
+    with pytest.raises(SystemExit, match="holds no records"):
         gpu.keep(tmp_path / "empty", target)
 
 
