@@ -225,7 +225,7 @@ def parse(arguments):
 def arms_for(device, chosen):
     """The arms that make sense on this machine, out of those chosen, or of the default ones."""
     arms = chosen or [name for name in ARMS if name != ("course_bf16" if device == "cuda" else "course_compiled")]
-    if "course_bf16" in arms and not (device == "cpu" and kernels.fast_bf16(device) > 1.2):
+    if "course_bf16" in arms and not kernels.has_fast_bf16(device):
         report("course_bf16 is skipped: bf16 is not clearly faster on this processor, or a GPU uses 16 bits anyway")
         arms = [name for name in arms if name != "course_bf16"]
     if "course_compiled" in arms and not kernels.can_compile(device):

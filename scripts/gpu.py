@@ -105,7 +105,8 @@ def ask(code, environment, *arguments):
 
 def start(step, environment, results):
     """Starts one step, without waiting. Its output goes to a file of its own."""
-    (results / "tests.xml").unlink(missing_ok=True)
+    if step.name == "tests":
+        (results / "tests.xml").unlink(missing_ok=True)
     for old in results.glob(f"records/{step.replaces}") if step.replaces else []:
         old.rename(old.with_suffix(EARLIER))  # until there is a new one
     command = [sys.executable, "-m", *map(str, step.command)]
@@ -205,12 +206,12 @@ def measure(options):
                 outcomes.append("LEFT OUT: the time is over")
                 say(f"{step.name:10} {outcomes[-1]}", results)
                 continue
-            process = running.setdefault(step.name, None) or start(step, environment, results)
+            process = running.get(step.name) or start(step, environment, results)
             limit = min(step.limit * options.minutes / 8, left)
             limit = left if options.quick else limit  # all at once, each takes longer
             outcomes.append(finish(step, process, began, limit, results, origin))
     finally:
-        for process in filter(None, running.values()):
+        for process in running.values():
             end(process)
     kept = sorted(path.name for path in (results / "records").glob("*.json"))
     say(f"records: {', '.join(kept) or 'none'}. {results / BUNDLE} holds all results.", results)

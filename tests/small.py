@@ -34,6 +34,18 @@ def train(config=CONFIG, model=None, **settings):
 uninterrupted = functools.cache(train)  # uninterrupted(): the model and the history of a complete run, computed once
 
 
+class OnCuda(torch.Tensor):
+    """A tensor on the CPU that claims to be on a GPU."""
+
+    is_cuda = True
+
+
+def computed_again(function, device):
+    """A substitute for recording a CUDA graph: replaying it computes again, into the memory of the recording."""
+    result = function().clone()
+    return lambda: result.copy_(function()), result
+
+
 def weights(model):
     """All parameters of a model in one tensor."""
     return torch.cat([parameter.flatten() for parameter in model.parameters()])

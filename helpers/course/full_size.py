@@ -35,8 +35,7 @@ CHECKPOINTS = assets.ROOT / "runs" / "full_size"
 
 def fastest_precision(device):
     """The precision in which this machine trains fastest: TrainConfig's "auto", or "bf16" on a CPU made for it."""
-    is_cpu = torch.device(device).type == "cpu"
-    return "bf16" if is_cpu and kernels.fast_bf16(device) > kernels.CLEARLY_FASTER else "auto"
+    return "bf16" if kernels.has_fast_bf16(device) else "auto"
 
 
 def settings(name, size, every, precision):

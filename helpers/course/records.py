@@ -14,8 +14,9 @@ QUOTED_ERROR = ("Expected all tensors to be on the same device, but found at lea
 
 def origin(record):
     """Where and when a record was made, in words for a caption."""
-    own = f"driver {record['driver']}" if "driver" in record else f"{record['threads']} threads"
-    return f"{record['device']}, {own}, torch {record['torch']}, {record['date']}"
+    own = [f"driver {record['driver']}"] if "driver" in record else []
+    own += [f"{record['threads']} threads"] if "threads" in record else []  # an Apple GPU has neither
+    return ", ".join([record["device"], *own, f"torch {record['torch']}", record["date"]])
 
 
 def label(record):

@@ -11,6 +11,7 @@ from helpers.machine.timing import times_faster
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLEARLY_FASTER = 1.4  # a faster path is taken only if it is this many times as fast
+BF16_PAYS = 1.2  # training in bfloat16 on a CPU pays if its products are this many times as fast
 
 # Precision
 
@@ -102,6 +103,11 @@ def try_matmul(threads):
     exact = x.double() @ w.double().T
     errors = {setting: (product(setting) - exact).abs().max().item() for setting in ("medium", "highest")}
     return {"times faster": times_faster(lambda: product("medium"), lambda: product("highest")), **errors}
+
+
+def has_fast_bf16(device):
+    """Whether this is a CPU on which training in bfloat16 pays. A GPU trains in 16 bits anyway."""
+    return torch.device(device).type == "cpu" and fast_bf16(device) > BF16_PAYS
 
 
 def fast_bf16(device):

@@ -22,6 +22,8 @@ def write(tmp_path, monkeypatch):
 def test_an_origin_in_words():
     assert records.origin(GPU) == "Fake GPU, driver 1.2, torch 2.0, 2030-01-02"
     assert records.origin(CPU) == "Fake CPU, 4 threads, torch 2.0, 2030-01-02"
+    apple = {"device": "Apple GPU (MPS)", "type": "mps", "torch": "2.0", "date": "2030-01-02"}
+    assert records.origin(apple) == "Apple GPU (MPS), torch 2.0, 2030-01-02"
     assert records.label(GPU) == "Fake GPU, 2030-01-02"
 
 

@@ -28,7 +28,7 @@ from helpers.machine.decoding import RecordedStep
 from helpers.model import GPT, GPTConfig
 from tests import small
 from tests.plain import SHAPES, batch, plain_logits, plain_loss, plain_text
-from tests.small import TEST, TINY
+from tests.small import TEST, TINY, OnCuda, computed_again
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 each_device = pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -210,12 +210,6 @@ def test_a_batch_that_is_too_large_gets_advice_that_works(device):
 # The recorded decoding step
 
 
-class OnCuda(torch.Tensor):
-    """A tensor on the CPU that claims to be on a GPU."""
-
-    is_cuda = True
-
-
 def put(ids, device):
     """ids on a GPU, or on the CPU as a tensor for which a step is recorded, too."""
     return ids.to(device) if device == "cuda" else ids.as_subclass(OnCuda)
@@ -226,13 +220,8 @@ def recordings(device, monkeypatch):
     """One entry for each step that is recorded. On the CPU, a substitute for a CUDA graph computes the step again."""
     made, make = [], RecordedStep.__init__
     monkeypatch.setattr(RecordedStep, "__init__", lambda self, *arguments: made.append(1) or make(self, *arguments))
-
-    def record(function, device):
-        result = function().clone()
-        return lambda: result.copy_(function()), result
-
     if device == "cpu":
-        monkeypatch.setattr(RecordedStep, "record", staticmethod(record))
+        monkeypatch.setattr(RecordedStep, "record", staticmethod(computed_again))
     return made
 
 

@@ -7,18 +7,13 @@ import torch
 from helpers.generation import KeyValueCache, generate
 from helpers.machine.decoding import WORTH_RECORDING, RecordedStep
 from tests.plain import SHAPES, assert_close, batch, plain_logits, plain_text
-from tests.small import TINY
+from tests.small import TINY, OnCuda, computed_again
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """A substitute for a CUDA graph: replaying it computes again, into the memory of the recording."""
-
-    def record(function, device):
-        result = function().clone()
-        return lambda: result.copy_(function()), result
-
-    monkeypatch.setattr(RecordedStep, "record", staticmethod(record))
+    """A substitute for a CUDA graph."""
+    monkeypatch.setattr(RecordedStep, "record", staticmethod(computed_again))
 
 
 @pytest.mark.parametrize("rows, length", [(1, 1), (3, 1), (3, 7), (2, TINY.n_positions - 1)])
@@ -42,12 +37,6 @@ def test_a_recorded_step_ignores_what_the_unused_memory_contains(tiny, recorded)
             layer.keys[:, :, 5:] = 1e4
             layer.values[:, :, 5:] = 1e4
         assert_close(RecordedStep(tiny, cache, ids[:, :1])(ids[:, 5:6]), plain_logits(tiny, ids)[:, -1:])
-
-
-class OnCuda(torch.Tensor):
-    """A tensor on the CPU that claims to be on a GPU."""
-
-    is_cuda = True
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_what_cannot_work_is_reported_at_once(monkeypatch, capsys):
 
 
 def test_arms_that_would_show_nothing_are_skipped(monkeypatch, capsys):
-    monkeypatch.setattr(bench.kernels, "fast_bf16", lambda device: 1.0)
+    monkeypatch.setattr(bench.kernels, "has_fast_bf16", lambda device: False)
     monkeypatch.setattr(bench.kernels, "can_compile", lambda device: device == "cuda")
     assert bench.arms_for("cpu", None) == ["hf", "hf_tuned", "course"]
     assert bench.arms_for("cuda", None) == ["hf", "hf_tuned", "course", "course_compiled"]
