@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from helpers import corpus
+from helpers import corpus, muon
 from helpers.generation import sample_text
 from helpers.machine import assets, checkpoints, kernels, memory, parallel
 from helpers.model import GPT, GPTConfig
@@ -32,8 +32,11 @@ class TrainConfig:
     context: int = 256  # T, tokens per sequence
     learning_rate: float = 6e-4  # its highest value, reached after the warm-up
     warmup_steps: int = 50  # the learning rate rises linearly
-    final_share: float = 0.1  # and then falls, as half a cosine, to this share of its highest value
+    final_share: float = 0.1  # and then falls to this share of its highest value
+    decay: str = "cosine"  # how it falls: as half a "cosine", or "linear"
+    decay_share: float = 1.0  # in which last share of the steps it falls; before that it stays at its highest value
     weight_decay: float = 0.1  # for matrices only, not for biases and LayerNorms
+    optimizer: str = "adamw"  # or "muon" for the blocks' matrices and AdamW for the rest (helpers/muon.py)
     clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down
     eval_every: int = 100  # steps between two measurements of the test loss (and two checkpoints)
     eval_tokens: int = 50_000  # how many test tokens are measured at most
@@ -51,9 +54,11 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"TrainConfig({name}={value!r}): expected a whole number of at least 1.")
-        if self.precision not in ("auto", *kernels.DTYPES):
-            allowed = ", ".join(kernels.DTYPES)
-            raise ValueError(f"TrainConfig(precision={self.precision!r}): expected one of auto, {allowed}.")
+        choices = {"optimizer": ("adamw", "muon"), "decay": ("cosine", "linear"),
+                   "precision": ("auto", *kernels.DTYPES)}
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"TrainConfig({name}={value!r}): expected one of {', '.join(allowed)}.")
         if not self.learning_rate > 0:
             raise ValueError(f"TrainConfig(learning_rate={self.learning_rate!r}): expected a number above 0, such as "
                              "6e-4.")
@@ -62,18 +67,19 @@ class TrainConfig:
         """The learning-rate schedule: the rate of a step, counted from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        share = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-        return self.learning_rate * share
+        start = max(self.warmup_steps, round((1 - self.decay_share) * self.steps))  # of the decay
+        progress = max(0, step - start) / max(1, self.steps - start)
+        height = 1 - progress if self.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_share + (1 - self.final_share) * height)
 
 
 def make_optimizer(model, config):
-    """AdamW in one fused kernel. Weight decay acts on matrices, not on biases and LayerNorms."""
+    """AdamW in one fused kernel. Weight decay acts on matrices, not on biases and LayerNorms. Or Muon (muon.py)."""
+    if config.optimizer == "muon":
+        return muon.muon_and_adamw(model, config.learning_rate, config.weight_decay)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 

@@ -63,6 +63,16 @@ def test_the_learning_rate_rises_and_falls():
     assert np.all(np.diff(rates[10:]) < 0)
 
 
+def test_the_learning_rate_can_stay_high_and_fall_linearly_at_the_end():
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=1.0, final_share=0.0, decay="linear",
+                         decay_share=0.2)
+    rates = [config.learning_rate_at(step) for step in range(101)]
+    assert rates[0] == 0.1 and set(rates[9:81]) == {1.0}
+    assert rates[90] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+    longer = replace(config, steps=200)  # a run that is continued has the same rates up to its decay
+    assert [longer.learning_rate_at(step) for step in range(81)] == rates[:81]
+
+
 def test_weight_decay_acts_on_matrices_only_and_the_optimizer_is_fused():
     optimizer = training.make_optimizer(new_model(), CONFIG)
     decayed, plain = optimizer.param_groups
@@ -207,8 +217,9 @@ def test_settings_that_do_not_fit_are_named():
         train(replace(CONFIG, context=32))
     with pytest.raises(ValueError, match="multiple of 3"):
         train(replace(CONFIG, accumulate=3))
-    for name, value in {"steps": 0, "seed": -1, "learning_rate": -1, "accumulate": 0}.items():
-        with pytest.raises(ValueError, match=f"{name}={value}"):
+    wrong = {"steps": 0, "seed": -1, "learning_rate": -1, "accumulate": 0, "optimizer": "sgd", "decay": "square"}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{name}={value!r}"):
             replace(CONFIG, **{name: value})
 
 

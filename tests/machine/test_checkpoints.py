@@ -36,9 +36,10 @@ def trained(finished, tmp_path):
 # A run stops and continues
 
 
-@pytest.mark.parametrize("stop", [1, 4, 7])
-def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, monkeypatch, stop):
-    expected_model, expected = train(out=tmp_path / "uninterrupted")
+@pytest.mark.parametrize("stop, optimizer", [(1, "adamw"), (4, "adamw"), (7, "adamw"), (7, "muon")])
+def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, monkeypatch, stop, optimizer):
+    config = replace(CONFIG, optimizer=optimizer)
+    expected_model, expected = train(config, out=tmp_path / "uninterrupted")
     steps, train_step = 0, training.train_step
 
     def step_and_interrupt(*arguments):
@@ -49,11 +50,11 @@ def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, mon
         return train_step(*arguments)
 
     monkeypatch.setattr(training, "train_step", step_and_interrupt)
-    _, history = train(out=tmp_path / "resumed")
+    _, history = train(config, out=tmp_path / "resumed")
     assert history.interrupted and len(history.train_loss) == stop
     monkeypatch.setattr(training, "train_step", train_step)
     torch.manual_seed(999)  # the state of the new process does not matter
-    model, history = train(model=GPT(MODEL), out=tmp_path / "resumed", resume=True)
+    model, history = train(config, model=GPT(MODEL), out=tmp_path / "resumed", resume=True)
     assert not history.interrupted
     assert history.train_loss == expected.train_loss
     assert history.test_loss == expected.test_loss and history.test_step == expected.test_step
@@ -189,7 +190,7 @@ def test_one_altered_byte_and_a_file_of_another_kind_are_noticed(trained):
 
 @pytest.mark.parametrize("change, message", [
     (lambda state: state.update(format=2), "format 2; this one reads format 1"),
-    (lambda state: state["train_config"].update(optimizer="muon"), "with optimizer"),
+    (lambda state: state["train_config"].update(look_ahead=5), "with look_ahead"),
     (lambda state: state["model_config"].update(n_expert=8), "with n_expert"),
 ])
 def test_a_checkpoint_of_a_newer_version_is_named_and_not_called_damaged(trained, change, message):
