@@ -5,7 +5,7 @@ its singular values by about 1, so directions that the gradient hardly shows are
 The course's GPT-2 was trained with it (data/recipes/make_gpt2_course.py).
 
 torch.optim.Muon does the same in bfloat16, one matrix after the other. This one computes in the matrices' own type, and
-matrices of the same shape together: on a CPU without bfloat16 hardware a step is about four times as fast.
+matrices of the same shape together, which suits a CPU that has no bfloat16 hardware.
 
 Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the factor 0.2 sqrt(max(rows,
 columns)), by which it can share AdamW's learning rate: J. Liu et al., "Muon is scalable for LLM training", 2025.
@@ -20,7 +20,7 @@ STEPS = 5  # of the iteration
 
 
 def orthogonalize(matrices):
-    """Matrices (..., rows, columns) with their singular values replaced by values near 1 (0.7 to 1.2).
+    """Matrices (..., rows, columns) with their singular values replaced by values near 1, unless they are tiny.
 
     A polynomial of the matrix X(X'X)... changes its singular values alone. Iterated, this one drives them all to
     about 1, without computing a singular value decomposition.
@@ -77,6 +77,11 @@ class Together:
 
     def __init__(self, *optimizers):
         self.optimizers = optimizers
+
+    @property
+    def state(self):
+        """The state of all parameters."""
+        return {parameter: state for optimizer in self.optimizers for parameter, state in optimizer.state.items()}
 
     @property
     def param_groups(self):

@@ -35,7 +35,7 @@ class TrainConfig:
     final_share: float = 0.1  # and then falls to this share of its highest value
     decay: str = "cosine"  # how it falls: as half a "cosine", or "linear"
     decay_share: float = 1.0  # in which last share of the steps it falls; before that it stays at its highest value
-    weight_decay: float = 0.1  # for matrices only, not for biases and LayerNorms
+    weight_decay: float = 0.1  # for matrices, not for biases and LayerNorms; with Muon for the blocks' matrices
     optimizer: str = "adamw"  # or "muon" for the blocks' matrices and AdamW for the rest (helpers/muon.py)
     clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down
     eval_every: int = 100  # steps between two measurements of the test loss (and two checkpoints)

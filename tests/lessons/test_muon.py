@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers import muon, training
+from helpers.machine import memory
 from tests import small
 
 MUON = replace(small.CONFIG, optimizer="muon")
@@ -68,6 +69,15 @@ def test_the_blocks_matrices_get_muon_and_everything_else_adamw_without_decay():
     assert [group["parts"] for group in by_muon.param_groups] == [3, 1, 1, 1]
     assert {group["weight_decay"] for group in by_muon.param_groups} == {MUON.weight_decay}
     assert {group["weight_decay"] for group in by_adamw.param_groups} == {0.0}
+
+
+def test_both_optimizers_together_hold_the_state_of_all_parameters_and_memory_advice_reads_it():
+    model = small.new_model()
+    optimizer = training.make_optimizer(model, MUON)
+    ids = small.TRAIN[:68].view(4, 17)
+    assert "tokens at once" in memory.advice(model, optimizer, MUON, torch.device("cpu"), 1)
+    training.train_step(model, optimizer, training.make_scaler("cpu", MUON), ids[:, :-1], ids[:, 1:], 0.01, MUON)
+    assert set(optimizer.state) == set(model.parameters())
 
 
 def test_a_matrix_without_a_gradient_stays_as_it_is():
