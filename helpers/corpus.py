@@ -19,6 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 # How GPT-2 splits a text before it merges bytes: contractions, words with their leading space, numbers, other
 # characters.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+OWN = {"library": "the library's tokenizer", "course": "the course's tokenizer"}  # those that ship with the course
 START_MARKER = re.compile(r"\*\*\*\s*START OF.*?\*\*\*", re.IGNORECASE | re.DOTALL)
 END_MARKER = re.compile(
     r"(^[ \t]*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?\*\*\*\s*END OF", re.IGNORECASE | re.MULTILINE
@@ -50,10 +51,17 @@ class Tokenizer:
         """The tokens of a text as strings, for a reader."""
         return [self.encoding.decode([i]) for i in self.encoding.encode_ordinary(text)]
 
+    def bits_per_byte(self, loss, ids):
+        """A mean loss in nats per token of ids -> bits per byte of their text, which compares models of different
+        tokenizers."""
+        text_bytes = sum(len(piece) for piece in self.encoding.decode_tokens_bytes(ids.tolist()))
+        return loss * len(ids) / text_bytes / math.log(2)
+
 
 @functools.cache
 def load_tokenizer(name="gpt2"):
-    """A tokenizer: "gpt2", OpenAI's with 50,257 tokens, or "course", this course's own with 4,096 (data/README.md).
+    """A tokenizer: "gpt2", OpenAI's with 50,257 tokens; "library", that of the course's GPT-2, with 8,192; or "course",
+    with 4,096, for small models that learn a single book (data/README.md).
 
     When GPT-2's files are not available, "gpt2" returns the course's, with a visible line. Raises ValueError for any
     other name.
@@ -73,19 +81,19 @@ def load_tokenizer(name="gpt2"):
             os.environ.pop("TIKTOKEN_CACHE_DIR")
             if before is not None:
                 os.environ["TIKTOKEN_CACHE_DIR"] = before
-    if name == "course":
-        lines = assets.bundled("course.tiktoken").read_text(encoding="ascii").splitlines()
+    if name in OWN:
+        lines = assets.bundled(f"{name}.tiktoken").read_text(encoding="ascii").splitlines()
         ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, lines)}
         encoding = tiktoken.Encoding(
-            "course", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
+            name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
         )
-        return Tokenizer(encoding, f"the course's tokenizer ({encoding.n_vocab:,} tokens)")
-    raise ValueError(f'load_tokenizer({name!r}): expected "gpt2" or "course".')
+        return Tokenizer(encoding, f"{OWN[name]} ({encoding.n_vocab:,} tokens)")
+    raise ValueError(f'load_tokenizer({name!r}): expected "gpt2", {" or ".join(map(repr, OWN))}.')
 
 
 def tokenizer_for(vocab_size):
     """The tokenizer that a model with this vocabulary was trained with. Raises ValueError if the course has none."""
-    for name in ("gpt2", "course") if vocab_size > 50_000 else ("course",):
+    for name in ("gpt2", *OWN) if vocab_size > 50_000 else OWN:
         if load_tokenizer(name).vocab_size == vocab_size:
             return load_tokenizer(name)
     raise ValueError(f"No available tokenizer has {vocab_size:,} tokens, as the model expects.")
@@ -114,8 +122,7 @@ class Corpus:
     def bits_per_byte(self, loss, ids):
         """A mean loss in nats per token of ids -> bits per byte of their text, which compares models of different
         tokenizers."""
-        text_bytes = sum(len(piece) for piece in self.tokenizer.encoding.decode_tokens_bytes(ids.tolist()))
-        return loss * len(ids) / text_bytes / math.log(2)
+        return self.tokenizer.bits_per_byte(loss, ids)
 
 
 def read_text(path):

@@ -2,6 +2,7 @@
 
 Adam scales each element of a gradient on its own. Muon treats the gradient of a matrix as a matrix: it replaces all of
 its singular values by about 1, so directions that the gradient hardly shows are learned as fast as its strongest ones.
+The course's GPT-2 was trained with it (data/recipes/make_gpt2_course.py).
 
 torch.optim.Muon does the same in bfloat16, one matrix after the other. This one computes in the matrices' own type, and
 matrices of the same shape together, which suits a CPU that has no bfloat16 hardware.

@@ -1,7 +1,7 @@
 """Hugging Face's GPT-2 to Model 5 and back: the same names and weights, checked tensor by tensor (notebook 04)."""
 
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from helpers.machine import assets
 from helpers.model import GPT, GPTConfig
@@ -85,7 +85,7 @@ def to_huggingface(model):
 
 
 def load_huggingface_gpt2(**settings):
-    """transformers' own GPT-2 small from the course's files, or the course's small GPT-2, announced by a line.
+    """transformers' own GPT-2 small from the course's files, or the course's GPT-2, announced by a line.
 
     settings go to from_pretrained, such as attn_implementation="eager".
     """
@@ -93,7 +93,23 @@ def load_huggingface_gpt2(**settings):
     return AutoModelForCausalLM.from_pretrained(assets.gpt2_weights().path, **files, **settings)
 
 
+def load_course_gpt2():
+    """Model 5 with the weights of the course's GPT-2, in evaluation mode, whether or not OpenAI's are available."""
+    theirs = AutoModelForCausalLM.from_pretrained(assets.DATA / "gpt2-course", local_files_only=True)
+    return from_huggingface(theirs).eval()
+
+
+def load_huggingface_tokenizer():
+    """transformers' tokenizer of the model that load_huggingface_gpt2 returns."""
+    weights = assets.gpt2_weights()
+    if weights.is_stand_in:
+        return AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
+    folder = assets.gpt2_encoding_folder()
+    paths = {original: str(folder / name) for name, (original, _) in assets.TIKTOKEN_FILES.items()}
+    return GPT2Tokenizer(vocab=paths["encoder.json"], merges=paths["vocab.bpe"])
+
+
 def load_gpt2():
-    """Model 5 with OpenAI's weights, in evaluation mode. Where they are not available, the course's small GPT-2, and a
+    """Model 5 with OpenAI's weights, in evaluation mode. Where they are not available, it is the course's GPT-2, and a
     visible line says so."""
     return from_huggingface(load_huggingface_gpt2()).eval()

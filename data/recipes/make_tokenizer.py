@@ -1,19 +1,27 @@
-"""Train the course's byte-level byte-pair encoding on Gulliver's Travels and data/voyage.txt: data/course.tiktoken.
+"""Train the course's two byte-level byte-pair encodings.
 
-    python -m data.recipes.make_tokenizer
+    COURSE_ASSETS=folder python -m data.recipes.make_tokenizer library    data/library.tiktoken, for the course's GPT-2
+    python -m data.recipes.make_tokenizer course                          data/course.tiktoken, for a single book
 
-The file has tiktoken's format: one token per line, with its bytes in base64 and its rank. The recipe needs the real
-Gulliver's Travels.
+library.tiktoken has 8,192 tokens and is trained on the training books of the library (library.py): it has seen no
+validation or test text, and no Swift. The same encoding is written for transformers into data/gpt2-course.
+course.tiktoken has 4,096 tokens and is trained on Gulliver's Travels and data/voyage.txt.
+
+A .tiktoken file has one token per line, with its bytes in base64 and its rank.
 """
 
 import base64
+import json
+import sys
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import GPT2Tokenizer
 
+from data.recipes import library
 from helpers import corpus
 from helpers.machine import assets
 
-MERGEABLE = 4095  # <|endoftext|> makes it 4,096
+TOKENS = {"library": 8192, "course": 4096}  # the last one is <|endoftext|>
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -25,8 +33,8 @@ def byte_of_letter():
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
-def trained(texts):
-    """A tokenizers.Tokenizer trained on the texts."""
+def trained(texts, tokens):
+    """A tokenizers.Tokenizer with so many tokens, <|endoftext|> included but not in it, trained on the texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -35,7 +43,7 @@ def trained(texts):
         ]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=MERGEABLE, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=tokens - 1, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -47,21 +55,33 @@ def in_tiktoken_format(tokenizer):
     return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(token_bytes))
 
 
-def main():
+def for_transformers(tokenizer, folder):
+    """Saves the encoding as transformers' tokenizer of a GPT-2."""
+    model = json.loads(tokenizer.to_str())["model"]
+    vocabulary = {**model["vocab"], corpus.END_OF_TEXT: len(model["vocab"])}
+    GPT2Tokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]]).save_pretrained(folder)
+
+
+def texts_for(name):
+    """The texts that an encoding is trained on."""
+    if name == "library":
+        return [book.training_text() for book in library.split("train")]
     gulliver = assets.gulliver()
     if gulliver.is_stand_in:
         raise SystemExit("This recipe needs the real Gulliver's Travels: connect to the internet or set COURSE_ASSETS.")
-    texts = [corpus.strip_gutenberg(corpus.read_text(path)) for path in (gulliver.path, assets.DATA / "voyage.txt")]
-    tokenizer = trained(texts)
-    content, target = in_tiktoken_format(tokenizer), assets.DATA / "course.tiktoken"
+    return [corpus.strip_gutenberg(corpus.read_text(path)) for path in (gulliver.path, assets.DATA / "voyage.txt")]
+
+
+def main(name):
+    if name not in TOKENS:
+        raise SystemExit(f"make_tokenizer {name}: expected library or course.")
+    texts = texts_for(name)
+    tokenizer = trained(texts, TOKENS[name])
+    content, target = in_tiktoken_format(tokenizer), assets.DATA / f"{name}.tiktoken"
     assets.write_atomically(target, lambda path: path.write_text(content, encoding="ascii", newline="\n"))
-    corpus.load_tokenizer.cache_clear()
-    course = corpus.load_tokenizer("course")
-    for text in texts:
-        assert course.decode(course.encode(text)) == text
-        assert course.encode(text).tolist() == tokenizer.encode(text).ids, "tiktoken and tokenizers disagree"
-        print(f"{len(text):,} characters -> {len(course.encode(text)):,} tokens of {course.vocab_size:,}")
+    if name == "library":
+        for_transformers(tokenizer, assets.DATA / "gpt2-course")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2] or [""])

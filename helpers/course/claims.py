@@ -51,6 +51,7 @@ STATEMENTS = {
     33: "With twice as many processes, each has twice as much to send.",
     34: "Gradient accumulation trains as the large batch does, in less memory.",
     35: "Training with Adam needs 16 bytes per parameter, before the first activation.",
+    36: "A model that starts from pretrained weights is better after the same training than one from scratch.",
 }
 
 

@@ -300,7 +300,7 @@ def gpt2_encoding_folder():
 
 
 def gpt2_weights():
-    """A folder with config.json and model.safetensors of GPT-2 small, or of this course's small GPT-2 (notebook 04)."""
+    """A folder with config.json and model.safetensors of GPT-2 small, or of this course's GPT-2 (notebook 04)."""
     title, own_folder, problem = "GPT-2 small (124M, OpenAI)", assets_folder(), "huggingface.co does not answer"
     own_cache = cache_folder() / "hub"
     # None is the learner's own Hugging Face cache.
@@ -319,7 +319,7 @@ def gpt2_weights():
             return Asset(fetched[0].parent, title)
         except Exception as error:  # each of the hub's transports raises errors of its own kind
             problem = f"{type(error).__name__}: {_first_line(error)}"
-    return stand_in(Path("gpt2-course"), "the course's small GPT-2 (data/gpt2-course)", title, problem)
+    return stand_in(Path("gpt2-course"), "the course's GPT-2 (data/gpt2-course)", title, problem)
 
 
 def _fetch_from_hub(name, expected, cache):

@@ -123,7 +123,7 @@ def _assets():
     for label, find, hosts, size, instead in (
         ("book", assets.gulliver, assets.HOSTS[:2], "0.6 MB", "“The Brass Yard” (data/voyage.txt)"),
         ("tokenizer", assets.gpt2_encoding_folder, assets.HOSTS[2:3], "1.5 MB", "the course's (data/course.tiktoken)"),
-        ("GPT-2 weights", assets.gpt2_weights, assets.HOSTS[3:], "548 MB", "a small GPT-2 (data/gpt2-course)"),
+        ("GPT-2 weights", assets.gpt2_weights, assets.HOSTS[3:], "548 MB", "the course's GPT-2 (data/gpt2-course)"),
     ):
         path, damaged = _search(find)
         yield from (("note", label, line, "") for line in damaged)

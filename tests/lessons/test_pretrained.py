@@ -142,15 +142,15 @@ def test_missing_extra_and_misshapen_tensors_are_all_named(monkeypatch):
 
 
 @pytest.mark.offline
-def test_load_gpt2_offline_gives_the_small_model_and_prints_one_line(offline, capsys):
+def test_load_gpt2_offline_gives_the_courses_model_and_prints_one_line(offline, capsys):
     model = load_gpt2()
     assert isinstance(model, GPT) and not model.training
-    assert model.config.vocab_size == 4096
+    assert model.config.vocab_size == 8192
     output = capsys.readouterr().out
-    assert output.count("Stand-in") == 1 and "small GPT-2" in output
+    assert output.count("Stand-in") == 1 and "the course's GPT-2" in output
     theirs = load_huggingface_gpt2()
     assert capsys.readouterr().out == ""
-    ids = corpus.tokenizer_for(4096).encode("The people of the island")[None]
+    ids = corpus.tokenizer_for(8192).encode("The people of the island")[None]
     assert next(theirs.parameters()).dtype == torch.float32
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-4, rtol=0)

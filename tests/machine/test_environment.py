@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_written_means_stand_ins(report, monkeypatch, off
     monkeypatch.setattr(assets, "reachable_hosts", lambda: pytest.fail("hosts were asked for nothing"))
     status, output = report()
     assert status == 0 and "note  cache" in output and "set COURSE_CACHE" in output
-    assert "a small GPT-2 (data/gpt2-course), because the cache cannot be written" in output
+    assert "the course's GPT-2 (data/gpt2-course), because the cache cannot be written" in output
 
 
 def test_an_altered_file_of_the_course_is_named_with_what_to_do(report, monkeypatch, offline):

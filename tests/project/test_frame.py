@@ -314,7 +314,7 @@ def imported_packages(code):
 
 def test_every_import_is_required():
     required, distributions = read_requirements("requirements.txt"), importlib.metadata.packages_distributions()
-    own = {"benchmarks", "helpers", "scripts", "tests", "conftest"} | set(sys.stdlib_module_names)
+    own = {"benchmarks", "data", "helpers", "scripts", "tests", "conftest"} | set(sys.stdlib_module_names)
     absent = {}
     folders = ("benchmarks", "helpers", "scripts", "tests")
     for path in [path for folder in folders for path in (ROOT / folder).rglob("*.py")]:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
 import re
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import corpus
+from data.recipes import measure_gpt2_course
+from helpers import circuits, corpus, pretrained
 from helpers.course import command_line
 from helpers.machine import assets
 
@@ -42,18 +42,49 @@ def test_the_voyage_is_long_and_copies_nothing_from_swift(real_files):
     assert not runs(voyage) & runs(corpus.load_gulliver().text)
 
 
-def test_the_small_gpt2_loads_from_its_folder_and_has_learned():
-    model = AutoModelForCausalLM.from_pretrained(assets.DATA / "gpt2-course", local_files_only=True)
-    tokenizer = corpus.load_tokenizer("course")
-    record = json.loads((assets.DATA / "gpt2-course" / "training.json").read_text())
-    assert model.config.vocab_size == tokenizer.vocab_size and next(model.parameters()).dtype == torch.float32
-    _, test = corpus.load_text(assets.DATA / "voyage.txt", tokenizer).split()
+@pytest.fixture(scope="module")
+def course_gpt2():
+    folder = assets.DATA / "gpt2-course"
+    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    records = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("training.json", "abilities.json"))
+    return theirs, pretrained.from_huggingface(theirs).eval(), *records
+
+
+def test_the_courses_gpt2_has_learned_text_that_it_never_saw(course_gpt2):
+    theirs, model, training, _ = course_gpt2
+    tokenizer = corpus.load_tokenizer("library")
+    assert theirs.config.vocab_size == tokenizer.vocab_size and next(theirs.parameters()).dtype == torch.float32
+    voyage = corpus.load_text(assets.DATA / "voyage.txt", tokenizer).ids[:2049]
     with torch.no_grad():
-        loss = model(test[None, :256], labels=test[None, :256]).loss.item()
-    assert loss < 6.5 < math.log(4096)  # on text that it has never seen, far better than guessing
-    losses = [loss for _, loss in record["history"]]
-    assert min(losses) == pytest.approx(record["test_loss_nats_per_token"], abs=1e-3)
-    assert all(loss > min(losses) for loss in losses[-record["patience"] :])  # training followed its stopping rule
+        loss = model(voyage[:-1].view(8, 256), voyage[1:].view(8, 256)).item()
+    assert tokenizer.bits_per_byte(loss, voyage) < 1.7
+    losses = [entry["validation_loss"] for entry in training["log"]]
+    assert training["log"][-1]["step"] == training["training"]["steps"] and losses[-1] == min(losses)
+
+
+def test_its_tokenizer_is_the_same_in_both_libraries():
+    tokenizer = corpus.load_tokenizer("library")
+    theirs = AutoTokenizer.from_pretrained(assets.DATA / "gpt2-course", local_files_only=True)
+    text = corpus.read_text(assets.DATA / "voyage.txt") + " 1,726 naïve — “Ægir”\u3000\n\n  \tend"
+    assert theirs.encode(text) == tokenizer.encode(text).tolist() and theirs.decode(theirs.encode(text)) == text
+    assert len(theirs) == tokenizer.vocab_size and theirs.eos_token_id == tokenizer.end_of_text
+
+
+def test_it_has_the_heads_that_are_recorded(course_gpt2):
+    _, model, _, abilities = course_gpt2
+    measured = measure_gpt2_course.heads(model)
+    for kind in ("induction", "previous token"):
+        assert measured[kind]["score"] == pytest.approx(abilities["heads"][kind]["score"], abs=0.01)
+        assert measured[kind]["score"] > circuits.THRESHOLD
+        assert [measured[kind][key] for key in ("layer", "head")] == [
+            abilities["heads"][kind][key] for key in ("layer", "head")]
+
+
+def test_its_recorded_bars_are_those_of_the_program_and_all_are_reached(course_gpt2):
+    abilities = course_gpt2[-1]
+    rows = measure_gpt2_course.judged(abilities)
+    assert [[bar["bar"], bar["measured"], bar["reached"]] for bar in abilities["bars"]] == [list(row) for row in rows]
+    assert all(reached for _, _, reached in rows) and len(abilities["samples"]) == 9
 
 
 def test_the_command_line_trains_on_the_voyage_alone(offline, capsys):

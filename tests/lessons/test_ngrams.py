@@ -1,0 +1,61 @@
+"""helpers/ngrams.py: the trigram model of Kneser and Ney, against a plain computation and on known sequences."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import corpus, ngrams
+
+
+def plainly(train, u, v, w, vocab_size):
+    """P(w | u v) straight from the definition: dictionaries instead of sorted arrays."""
+    trigrams = Counter(zip(train, train[1:], train[2:]))
+    bigrams = Counter(trigram[1:] for trigram in trigrams)
+    unigrams = Counter(bigram[1:] for bigram in bigrams)
+    probability = 1 / vocab_size
+    for counts, context in ((unigrams, ()), (bigrams, (v,)), (trigrams, (u, v))):
+        once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
+        discount = once / (once + 2 * twice) if once else 0.5
+        after = {ngram[-1]: count for ngram, count in counts.items() if ngram[:-1] == context}
+        if after:
+            total = sum(after.values())
+            probability = (max(after.get(w, 0) - discount, 0) + discount * len(after) * probability) / total
+    return probability
+
+
+def test_every_probability_is_that_of_the_definition_and_they_sum_to_one():
+    V = 7
+    train = torch.randint(V - 1, (200,), generator=torch.Generator().manual_seed(0)) ** 2 % V  # some ids never occur
+    for u, v in ((0, 1), (1, 4), (6, 6), (4, 2)):  # the last two contexts are rare or never seen
+        texts = torch.tensor([[u, v, w] for w in range(V)])
+        found = np.array([ngrams.trigram_probabilities(train, text, V)[0] for text in texts])
+        assert found == pytest.approx([plainly(train.tolist(), u, v, w, V) for w in range(V)])
+        assert found.sum() == pytest.approx(1) and found.min() > 0
+
+
+def test_it_learns_what_two_tokens_determine_and_a_bigram_model_cannot():
+    pattern = [0, 0, 1, 1] * 500  # after 0 comes 0 or 1: only the token before it decides
+    train, test = torch.tensor(pattern), torch.tensor(pattern[:400])
+    assert ngrams.trigram_loss(train, test, 2) < 0.05
+    assert corpus.ngram_losses(train, test, 2)["bigram"] > 0.6
+
+
+def test_on_the_book_it_beats_the_bigram(real_files):
+    book = corpus.load_gulliver("course")
+    (train, test), V = book.split(), book.tokenizer.vocab_size
+    assert ngrams.trigram_loss(train, test, V) < corpus.ngram_losses(train, test, V)["bigram"] - 0.1
+
+
+def test_the_counts_are_those_of_the_text():
+    counts = ngrams.Counts.of(np.array([5, 3, 5, 9, 5]))
+    assert counts.of_each(np.array([5, 9, 4, 100])).tolist() == [3, 1, 0, 0]
+    sums, kinds = counts.by_context(3)  # contexts 1 (of 3 and 5) and 3 (of 9)
+    assert dict(zip(sums.keys, sums.counts)) == {1: 4, 3: 1} and dict(zip(kinds.keys, kinds.counts)) == {1: 2, 3: 1}
+
+
+@pytest.mark.parametrize("train, test", [(2, 10), (10, 2)])
+def test_too_short_texts_are_named(train, test):
+    with pytest.raises(ValueError, match=f"{train} training and {test} test tokens"):
+        ngrams.trigram_loss(torch.zeros(train, dtype=torch.int64), torch.zeros(test, dtype=torch.int64), 5)
