@@ -63,12 +63,13 @@ def multi_head_attention(x, w_qkv, b_qkv, w_0, b_0, n_head):
 def attention_maps(model, ids):
     """The attention map of each head of a Model 5: ids (1, T) -> (L, nh, T, T) on the CPU (notebook 04).
 
-    The fused kernel never stores a map, so hooks collect each block's queries and keys, which are multiplied here.
+    Of a batch (B, T) come (L * B, nh, T, T), layer by layer. The fused kernel never stores a map, so hooks collect each
+    block's queries and keys, which are multiplied here.
     """
     collected = []
 
     def collect(module, inputs, qkv):
-        collected.append(qkv.detach().float().cpu())  # (1, T, 3C)
+        collected.append(qkv.detach().float().cpu())  # (B, T, 3C)
 
     hooks = [block.attn.c_attn.register_forward_hook(collect) for block in model.transformer.h]
     try:
@@ -76,6 +77,6 @@ def attention_maps(model, ids):
     finally:
         for hook in hooks:
             hook.remove()
-    q, k, _ = torch.cat(collected).chunk(3, dim=-1)  # three times (L, T, C)
+    q, k, _ = torch.cat(collected).chunk(3, dim=-1)  # three times (L * B, T, C)
     n_head = model.config.n_head
     return attention_weights(split_heads(q, n_head), split_heads(k, n_head))

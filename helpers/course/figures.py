@@ -480,3 +480,133 @@ def plot_runs(arms, title, xlabel):
     axes.figure.suptitle(title, fontweight="bold")
     plt.show()
     return axes
+
+
+# --- notebook 10 ------------------------------------------------------------------------------------------------------
+
+GREY = "#767676"  # the residual stream, in every diagram of the course
+
+
+def plot_induction_circuit(blocks=("an early block", "a later block")):
+    """A diagram of the two heads that continue a repetition: A B ... A -> B. blocks: what to call their blocks."""
+    axes, places = new_figure(width=12, height=6.6), {"A": 1.0, "B": 4.2, " … ": 6.6, "A ": 9.0}
+    box = {"boxstyle": "round,pad=0.35", "linewidth": 2.5}
+    for token, x in places.items():
+        axes.annotate("", (x, 7.6), (x, 0.8), arrowprops={"arrowstyle": "-|>", "color": GREY, "linewidth": 5})
+        axes.text(x, 0.3, token, ha="center", fontsize=24, fontweight="bold")
+    for y, block, job in ((2.9, blocks[0], "previous-token head"), (5.7, blocks[1], "induction head")):
+        axes.axhspan(y - 0.95, y + 0.95, color="#eeeeee", zorder=0)
+        axes.text(-2.5, y, f"{block}:\n{job}", ha="left", va="center", fontsize=16, fontweight="bold")
+
+    def carry(start, end, y, bend):
+        axes.annotate("", (end, y), (start, y), arrowprops={
+            "arrowstyle": "-|>", "color": GREEN, "linewidth": 4, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 6})
+
+    def note(x, y, text, colour):
+        axes.text(x, y, text, ha="center", va="center", fontsize=15, bbox={**box, "fc": "white", "ec": colour})
+
+    carry(places["A"], places["B"], 2.3, 0.25)
+    note(2.5, 2.55, "V: “I am A”", GREEN)
+    note(places["B"], 3.4, "“before me: A”", GREY)
+    note(places["A "], 5.2, "Q: “who comes\nafter an A?”", BLUE)
+    note(places["B"], 5.2, "K: “I come\nafter an A”", ORANGE)
+    axes.plot((5.15, 7.85), (5.2, 5.2), color=BLACK, linewidth=2.5, linestyle="dotted")
+    axes.text(6.6, 5.35, "match", ha="center", fontsize=15, bbox={"fc": "#eeeeee", "ec": "none", "pad": 1})
+    carry(places["B"], places["A "], 6.2, -0.12)
+    note(6.6, 6.75, "V: “I am B”", GREEN)
+    axes.text(places["A "], 7.75, "next: B", ha="center", fontsize=20, fontweight="bold")
+    axes.set(xlim=(-2.6, 10.6), ylim=(0, 8.4))
+    axes.set_axis_off()
+    plt.show()
+    return axes
+
+
+def plot_layer_grids(panels, title, marked=(), xlabel="head", xlabels=None, unit="score", signed=False,
+                     ylabel="layer"):
+    """A value for each layer and head (or position), as coloured grids on one scale. panels: {heading: (L, N)}.
+
+    marked: (layer, head) pairs to frame, for each panel; xlabels: names of the N columns. signed: a diverging scale
+    with 0 in the middle, otherwise from 0 to 1. Wide grids are below each other.
+    """
+    values = [np.asarray(panel, dtype=float) for panel in panels.values()]
+    limit, (L, N) = max(1.0, *(abs(panel).max() for panel in values)), values[0].shape
+    scale = {"cmap": "PuOr", "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 1}
+    columns, rows = (1, len(panels)) if N > 8 else (len(panels), 1)
+    axes = new_figure(columns, rows, 2.2 + (0.52 * N + 0.6) * columns, 1.2 + (1.1 + 0.5 * L) * rows)
+    for i, (axis, heading, panel) in enumerate(zip(np.atleast_1d(axes), panels, values)):
+        has_bar = rows > 1 or i == len(panels) - 1
+        sns.heatmap(panel, ax=axis, annot=N * L < 120 and np.round(panel, 1) + 0.0, fmt=".1f", linewidths=1,
+                    annot_kws={"size": 13}, xticklabels=xlabels or "auto", yticklabels="auto", cbar=has_bar,
+                    cbar_kws={"label": unit}, **scale)
+        for layer, head in marked[i] if marked else ():
+            axis.add_patch(plt.Rectangle((head, layer), 1, 1, fill=False, edgecolor=RED, linewidth=4))
+        axis.tick_params(axis="both", rotation=0)
+        axis.grid(False)
+        finish(axis, heading, xlabel if columns > 1 or i == len(panels) - 1 else None,
+               ylabel if rows > 1 or i == 0 else None)
+    np.atleast_1d(axes)[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return np.atleast_1d(axes)
+
+
+def plot_against_random(panels, title):
+    """An effect beside those of random choices. panels: {label of the x axis: {row: (effect, effects of the random
+    ones)}}. The panels have the same rows and share one scale."""
+    rows = list(next(iter(panels.values())))[::-1]
+    axes = np.atleast_1d(new_figure(len(panels), width=12, height=2.4 + 0.75 * len(rows)))
+    everything = [x for panel in panels.values() for effect, others in panel.values() for x in (effect, *others, 0)]
+    low, high = min(everything), max(everything)
+    for axis, (xlabel, panel) in zip(axes, panels.items()):
+        for y, row in enumerate(rows):
+            effect, others = panel[row]
+            spread = y + 0.18 * np.sin(2.4 * np.arange(len(others)))  # equal dots do not hide each other
+            axis.plot(others, spread, "o", color=GREY, markersize=8, alpha=0.6, label=None if y else "random heads")
+            axis.plot([effect] * 2, [y - 0.36, y + 0.36], color=RED, linewidth=5, label=None if y else "these heads")
+        axis.axvline(0, color=BLACK, linewidth=1.5)
+        axis.set_yticks(range(len(rows)), rows if axis is axes[0] else [""] * len(rows))
+        axis.xaxis.set_major_locator(plt.MaxNLocator(5 if len(panels) > 1 else 8))
+        axis.set(xlim=(low - 0.06 * (high - low), high + 0.06 * (high - low)), ylim=(-0.6, len(rows) - 0.4))
+        finish(axis, None, xlabel)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    plt.show()
+    return axes
+
+
+def plot_growth(step, losses, scores, levels, title, moment=None):
+    """The losses of a training run, and below them the scores of its best heads, over the same steps.
+
+    losses, scores: {label: values, one for each step}. levels: {label: a known loss}. moment: the step to mark.
+    """
+    upper, lower = new_figure(rows=2, width=12, height=8.5)
+    for axis, curves in ((upper, losses), (lower, scores)):
+        for (label, values), colour, dash in zip(curves.items(), (BLUE, ORANGE, GREEN), ("solid", "dashed", "dotted")):
+            axis.plot(step, values, color=colour, linestyle=dash, linewidth=3, label=label)
+        if moment is not None:
+            axis.axvline(moment, color=BLACK, linewidth=2, label=f"formed at step {moment:,}")
+        axis.set_xlim(0, max(step))
+    for label, loss in levels.items():
+        upper.axhline(loss, color=GREY, linestyle="dotted", linewidth=2.5)
+        upper.text(1.02, loss, f"{label}: {loss:.2f}", transform=upper.get_yaxis_transform(), va="center", fontsize=14)
+    lower.set_ylim(-0.02, 1.02)
+    finish(upper, None, None, "loss (nats per token)")
+    finish(lower, None, "training step", "highest score of a head")
+    for axis in (upper, lower):
+        axis.legend(loc="best", frameon=True, framealpha=1, fontsize=14)
+    upper.figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return upper, lower
+
+
+def plot_growth_runs(panels, title, xlabel="training step", ylabel="highest induction score"):
+    """One line for each recorded run, side by side. panels: {heading: [(steps, values), ...]}; one scale for all."""
+    axes = np.atleast_1d(new_figure(len(panels), width=14, height=5))
+    for axis, (heading, runs) in zip(axes, panels.items()):
+        for step, values in runs:
+            axis.plot(step, values, color=BLUE, linewidth=2, alpha=0.6)
+        axis.set_ylim(-0.02, 1.02)
+        finish(axis, heading, xlabel, ylabel if axis is axes[0] else None)
+    axes[0].figure.suptitle(title, fontweight="bold")
+    plt.show()
+    return axes

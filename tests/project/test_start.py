@@ -92,7 +92,8 @@ def test_definitions_are_found_and_mere_emphasis_is_not():
 
 
 def test_the_map_links_to_every_lesson():
-    for path in FOLDER.glob("0[1-9]_*.ipynb"):
+    for number in LESSONS:
+        (path,) = FOLDER.glob(f"{number}_*.ipynb")
         assert f"({path.name})" in CELLS["s6"], f"the map in notebook 00 does not link to {path.name}"
 
 
