@@ -88,7 +88,7 @@ def load_tokenizer(name="gpt2"):
             name, pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
         )
         return Tokenizer(encoding, f"{OWN[name]} ({encoding.n_vocab:,} tokens)")
-    raise ValueError(f'load_tokenizer({name!r}): expected "gpt2", {" or ".join(map(repr, OWN))}.')
+    raise ValueError(f'load_tokenizer({name!r}): expected "gpt2", "library" or "course".')
 
 
 def tokenizer_for(vocab_size):

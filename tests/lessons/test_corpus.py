@@ -83,7 +83,7 @@ def test_course_tokenizer_is_lossless_on_any_text():
     assert "".join(course.pieces("some words")) == "some words"
     with pytest.raises(ValueError, match="knows 0 to 4095"):
         course.decode([4096])
-    with pytest.raises(ValueError, match='"gpt2" or "course"'):
+    with pytest.raises(ValueError, match='"library" or "course"'):
         corpus.load_tokenizer("llama")
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.recipes import measure_gpt2_course
 from helpers import circuits, corpus, pretrained
-from helpers.course import command_line
+from helpers.course import command_line, pretraining
 from helpers.machine import assets
 
 pytestmark = pytest.mark.offline
@@ -60,6 +60,11 @@ def test_the_courses_gpt2_has_learned_text_that_it_never_saw(course_gpt2):
     assert tokenizer.bits_per_byte(loss, voyage) < 1.7
     losses = [entry["validation_loss"] for entry in training["log"]]
     assert training["log"][-1]["step"] == training["training"]["steps"] and losses[-1] == min(losses)
+
+
+def test_the_record_of_its_fine_tuning_belongs_to_these_weights_and_is_complete():
+    record = pretraining.fine_tuning()
+    assert record and {"device", "type", "torch", "date"} <= set(record)
 
 
 def test_its_tokenizer_is_the_same_in_both_libraries():
