@@ -56,18 +56,17 @@ def previous_token_score(maps):
     return maps.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(1, 3))
 
 
-def induction_score(maps, after=1):
+def induction_score(maps):
     """How much each head attends to what followed the last time: maps (L, B, nh, T, T) -> (L, nh).
 
     maps: of repeated_tokens(). The mean, over the second half, of the attention to the position after the first
-    occurrence of the current token, T / 2 - 1 positions back. after=0: to that first occurrence itself instead, which
-    makes it the score of duplicate-token heads. Raises ValueError for an odd T.
+    occurrence of the current token, T / 2 - 1 positions back. Raises ValueError for an odd T.
     Source: N. Nanda, "Induction Mosaic", 2022; the "prefix matching" of Olsson et al., 2022.
     """
     T = maps.shape[-1]
     if T % 2:
         raise ValueError(f"These maps have {T} positions; expected an even number, two halves of repeated_tokens().")
-    return maps[..., T // 2 :, :].diagonal(offset=after, dim1=-2, dim2=-1).mean(dim=(1, 3))
+    return maps[..., T // 2 :, :].diagonal(offset=1, dim1=-2, dim2=-1).mean(dim=(1, 3))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ TRAINING = training.TrainConfig(
     sample_tokens=60,
     seed=2026,
 )
-# How much of the text repeats itself (with_repetitions), and up to which step. Without it, no induction head had formed
+# From which step on how much of the text repeats itself (with_repetitions). Without it, no induction head had formed
 # after 3,100 steps (seen once; there was no second run). With a fifth, the loss on other text rises, as the log shows.
-REPEATED = ((3300, 0.0), (3700, 0.2), (TRAINING.steps, 0.05))
+REPEATED = ((0, 0.0), (3300, 0.2), (3700, 0.05))
 PERIODS = (16, 96)  # the shortest and the longest passage that is repeated, in tokens
 RUN = assets.ROOT / "runs" / "gpt2_course"
 MODEL_FOLDER = assets.DATA / "gpt2-course"
@@ -128,12 +129,12 @@ def train(steps, stop_after):
     run = checkpoints.begin(model, optimizer, scaler, config, train_ids, RUN, resume, parallel.current())
     report = Timed(run, spread(validation_ids, config.eval_tokens), tokenizer)
     with kernels.matmul_precision(run.matmul), checkpoints.interrupt_between_steps() as interrupted, report.bar:
-        for until, share in REPEATED:
-            until = min(stop_after, steps if until == TRAINING.steps else until)
-            if len(run.history.train_loss) < until and not interrupted.is_set():
+        for (_, share), (end, _) in pairwise([*REPEATED, (stop_after, None)]):
+            end = min(end, stop_after)
+            if len(run.history.train_loss) < end and not interrupted.is_set():
                 ids = with_repetitions(train_ids, share) if share else train_ids
-                training.training_loop(run, ids, RUN, report, lambda until=until: (
-                    interrupted.is_set() or len(run.history.train_loss) >= until), report.ranks)
+                training.training_loop(run, ids, RUN, report, lambda end=end: (
+                    interrupted.is_set() or len(run.history.train_loss) >= end), report.ranks)
     return run, report.log, {"training": len(train_ids), "validation": len(validation_ids)}
 
 
@@ -160,7 +161,7 @@ def main(arguments=None):
     timing.write_json(MODEL_FOLDER / "training.json", {
         **timing.origin(next(run.model.parameters()).device),
         "training": asdict(run.config), "tokens": tokens,
-        "repeated": [[min(until, run.config.steps), share] for until, share in REPEATED],
+        "repeated": REPEATED,
         "read": run.config.steps * run.config.batch_size * run.config.context,
         "coverage": round(corpus.expected_coverage(tokens["training"], run.config.context,
                                                    run.config.steps * run.config.batch_size), 4),

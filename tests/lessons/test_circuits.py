@@ -96,7 +96,6 @@ def test_scores_of_known_maps():
     maps = known_maps(1, 3, 4, 0)  # of two halves of four tokens
     torch.testing.assert_close(circuits.previous_token_score(maps), torch.tensor([[1, 1 / 7, 1 / 7, 0]]))
     assert circuits.induction_score(maps).tolist() == [[0, 1, 0, 0]]
-    assert circuits.induction_score(maps, after=0).tolist() == [[0, 0, 1, 0]]
     even = torch.ones(8, 8).tril() / torch.arange(1, 9)[:, None]
     expected = sum(1 / t for t in range(5, 9)) / 4
     assert circuits.induction_score(even.expand(2, 3, 1, 8, 8)).flatten().tolist() == pytest.approx([expected] * 2)

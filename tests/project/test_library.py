@@ -120,7 +120,7 @@ def test_a_share_of_the_pieces_repeats_a_passage_of_its_own_length_and_the_other
 
 def test_the_recipe_changes_to_repeating_text_at_the_steps_that_it_names(small_recipe, monkeypatch):
     shares = []
-    monkeypatch.setattr(make_gpt2_course, "REPEATED", ((2, 0.0), (4, 0.2), (6, 0.05)))
+    monkeypatch.setattr(make_gpt2_course, "REPEATED", ((0, 0.0), (2, 0.2), (4, 0.05)))
     monkeypatch.setattr(make_gpt2_course, "with_repetitions", lambda ids, share: shares.append(share) or ids)
     make_gpt2_course.main(["--stop-after", "3"])
     assert shares == [0.2]

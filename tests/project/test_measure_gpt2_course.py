@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from data.recipes import library, make_gpt2_course, measure_gpt2_course
-from helpers import corpus
+from helpers import corpus, ngrams
 from helpers.machine import assets
+from tests import small
 
 REACHED = {
     "authors": {author: {"model": 1.6, "trigram": 1.8} for author in library.TEST_AUTHORS},
@@ -48,6 +49,24 @@ def test_shared_sequences_ignore_case_and_the_kind_of_apostrophe(monkeypatch):
     monkeypatch.setattr(library, "books", lambda: books)
     found = measure_gpt2_course.shared_sequences("Yes, IT’S the Captain’s own: we all saw the sea", length=4)
     assert found == {"words in each": 4, "sequences": 7, "shared": 1}  # the test author's book does not count
+
+
+def test_each_author_has_the_trigram_loss_of_his_own_text(monkeypatch):
+    authors = (*library.VALIDATION_AUTHORS, *library.TEST_AUTHORS)
+    books = [library.Book(author, "A", 1850, f"{word} sea and the {word} wind were calm. " * 40)
+             for author, word in zip(authors, ("The", "One", "No"))]
+    monkeypatch.setattr(library, "books", lambda: books)
+    monkeypatch.setattr(measure_gpt2_course, "SAMPLE", 200)
+    monkeypatch.setattr(measure_gpt2_course.training, "evaluate", lambda model, ids, context: 1.0)
+    tokenizer = corpus.load_tokenizer("library")
+    train_ids = tokenizer.encode("The sea was calm, and the wind was cold. " * 30)
+    model = small.GPT(small.MODEL)
+    results = measure_gpt2_course.held_out_authors(model, tokenizer, train_ids)
+    for book in books:
+        ids = make_gpt2_course.spread(library.encoded([book.text], tokenizer), 200, pieces=40)
+        loss = ngrams.trigram_loss(train_ids, ids, tokenizer.vocab_size)
+        assert results[book.author]["trigram"] == pytest.approx(tokenizer.bits_per_byte(loss, ids), abs=1e-4)
+    assert len({row["trigram"] for row in results.values()}) == 3
 
 
 def test_the_loss_by_context_compares_the_same_tokens(monkeypatch):
