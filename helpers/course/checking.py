@@ -1,17 +1,37 @@
 """Exercises that check themselves: what an exercise is, and the comparisons that its check is made of."""
 
+import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Number
 
+import numpy as np
 import torch
 
+from helpers.course import judge, progress
 from helpers.course.display import show_source
+
+TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}  # for answers of low precision; 1e-4 for all others
 
 
 class NotYet(Exception):
     """Raised by a test: the attempt is not right yet, and the message says what to look at."""
+
+
+class NotBegun(NotYet):
+    """Raised by a test: the attempt is still the notebook's empty stub."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: whether the attempt is right and written by hand, and the sentence for the learner."""
+
+    solved: bool
+    text: str
+    begun: bool = True
 
 
 @dataclass(frozen=True)
@@ -20,7 +40,9 @@ class Exercise:
     any other.
 
     hints go from a nudge to nearly the whole answer; solution is a function that passes the test; difficulty goes from
-    1 to 3; minutes is how long to try before looking at the solution.
+    1 to 3; minutes is how long to try before looking at the solution. by_hand: names of functions that the exercise
+    asks to write, such as "scaled_dot_product_attention" or "torch.optim"; a right answer that calls one of them is not
+    counted as solved. seconds: the time limit of a check.
     """
 
     title: str
@@ -29,21 +51,50 @@ class Exercise:
     hints: tuple
     test: Callable
     solution: Callable
+    by_hand: tuple = ()
+    seconds: float = 20.0
 
     def check(self, attempt):
         """Prints whether the attempt is right. It never raises, so an unsolved exercise does not stop "Run all"."""
+        verdict = self.judge(attempt)
+        print(verdict.text)
+        if verdict.begun and attempt is not self.solution:
+            progress.record(self.name, verdict.solved)
+
+    def judge(self, attempt):
+        """The Verdict on an attempt. The learner's code runs in limited time and changes no setting of the process;
+        what it prints is shown, but not more than the first lines."""
+        prints, calls, run = judge.Prints(), {}, _Attempt(attempt)
         try:
-            print(f"{self.title}: correct. {self.test(attempt)}")
+            with judge.settings_restored(), contextlib.redirect_stdout(prints), \
+                    judge.calls_watched(self.by_hand) as calls, judge.limited_time(self.seconds):
+                verdict = Verdict(True, f"correct. {self.test(run.callable)}")
         except NotYet as reason:
-            print(f"{self.title}: not yet. {reason}")
-        except Exception as error:  # anything that a learner's code may raise
-            print(f"{self.title}: not yet. Your code stopped with {type(error).__name__}: {error}")
+            verdict = Verdict(False, f"not yet. {reason}", begun=not isinstance(reason, NotBegun))
+        except judge.OutOfTime:
+            verdict = Verdict(False, f"not yet. Your code was stopped after {self.seconds:g} seconds. Does each of its "
+                                     "loops end? (The menu's Kernel, Interrupt stops any cell.)")
+        except SystemExit:
+            verdict = Verdict(False, "not yet. Your code ends the program, with sys.exit() or exit(). Use return.")
+        except Exception as error:  # anything that a learner's code, or an answer of an unexpected kind, may raise
+            verdict = Verdict(False, f"not yet. {run.explain(error)}")
+        if verdict.solved and attempt is not self.solution and (taken := self._taken(attempt, calls)):
+            text = verdict.text.replace("correct.", "correct, but not by hand.", 1)
+            verdict = Verdict(False, f"{text} Your code uses {taken[0]}, which you are asked to write.")
+        printed = prints.shown()
+        return Verdict(verdict.solved, f"{printed}\n{self.title}: {verdict.text}".lstrip("\n"), verdict.begun)
+
+    def _taken(self, attempt, calls):
+        """The functions that the exercise asks to write and that the attempt calls, or is."""
+        own = judge.library_name(attempt)
+        return [own for pattern in self.by_hand if judge.is_called(own, pattern)] + list(calls)
 
     @property
     def name(self):
         """The exercise's name in a notebook: nb01.causal, for example."""
         module = sys.modules[self.test.__module__]
-        return next(f"{module.__name__.split('.')[-1]}.{name}" for name, value in vars(module).items() if value is self)
+        names = (f"{module.__name__.split('.')[-1]}.{name}" for name, value in vars(module).items() if value is self)
+        return next(names, self.title)
 
     def hint(self, number=1):
         """Prints one hint. Each gives away more than the one before: first hint(), then hint(2), and so on."""
@@ -58,21 +109,118 @@ class Exercise:
         show_source(self.solution)
 
 
+class _Attempt:
+    """Calls a learner's function, and remembers what it returned or raised, to tell its mistakes from the check's."""
+
+    def __init__(self, attempt):
+        self.error, self.returned, self.has_returned, self.callable = None, None, False, attempt
+        if callable(attempt) and not isinstance(attempt, (type, torch.nn.Module)):
+            self.callable = functools.update_wrapper(functools.partial(self._call, attempt), attempt)
+
+    def _call(self, attempt, *arguments, **options):
+        try:
+            self.returned = attempt(*arguments, **options)
+        except Exception as error:
+            self.error = error
+            raise
+        self.has_returned = True
+        return self.returned
+
+    def explain(self, error):
+        """A sentence on an error: it came from the learner's code, or from an answer that the check cannot read."""
+        line = judge.learners_line(error)
+        if line or error is self.error:
+            return f"Your code stopped with {type(error).__name__}: {error}" + (f" (in {line})" if line else "")
+        given = f" You returned {describe(self.returned)}." if self.has_returned else ""
+        return f"The check cannot use your answer.{given} ({type(error).__name__}: {error})"
+
+
+# --- reading an answer -----------------------------------------------------------------------------------------------
+
+
 def needs_answer(answer):
-    """Returns the answer, and raises NotYet while it is still None, as it is from an exercise's stub."""
+    """Returns the answer, and raises NotBegun while it is still None, as it is from an exercise's stub."""
     if answer is None:
-        raise NotYet("Your function returns None so far: write its body, then run the cell again.")
+        raise NotBegun("Your function returns None so far: write its body, then run the cell again.")
     return answer
 
 
-def as_floats(answer):
-    """A learner's answer as a float32 tensor. Python numbers, arrays and other precisions are accepted, too."""
-    return torch.as_tensor(needs_answer(answer)).detach().float()
+def describe(answer):
+    """An answer in words: its type, its shape or length, and short values themselves."""
+    if isinstance(answer, (torch.Tensor, np.ndarray)):
+        kind = "tensor" if isinstance(answer, torch.Tensor) else "NumPy array"
+        return f"a {kind} of shape {tuple(answer.shape)} and type {str(answer.dtype).removeprefix('torch.')}"
+    if isinstance(answer, (tuple, list)):
+        kinds = {"tensor" if isinstance(part, torch.Tensor) else "array" if isinstance(part, np.ndarray) else
+                 "number" if isinstance(part, Number) else type(part).__name__ for part in answer}
+        plural = "" if len(answer) == 1 else "s"
+        parts = f" {kinds.pop()}{plural}" if len(kinds) == 1 else f" item{plural}"
+        if parts.startswith((" tensor", " array")):
+            parts += f" of shape{plural} {' and '.join(str(tuple(part.shape)) for part in answer[:4])}"
+        return f"a {type(answer).__name__} of {len(answer)}{parts}"
+    text = repr(answer)
+    article = "an" if type(answer).__name__[0] in "aeiou" else "a"
+    return f"{article} {type(answer).__name__}: {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def same(answer, right):
-    """Whether a learner's tensor has the right shape and values."""
-    return answer.shape == right.shape and torch.allclose(answer, right.detach().float(), rtol=1e-4, atol=1e-4)
+def as_floats(answer, shape=None):
+    """A learner's answer as a float32 tensor, which knows the precision of the answer (for same).
+
+    Numbers, NumPy arrays, nested lists of numbers, and lists of tensors of one shape are accepted, too. Raises NotYet
+    for anything else, and, if a shape is given, for any other shape.
+    """
+    needs_answer(answer)
+    expected = "a tensor" if shape is None else f"a tensor of shape {tuple(shape)}"
+    try:
+        tensor = _as_tensor(answer)
+        if tensor.is_complex():
+            raise TypeError
+        floats = (tensor.to_dense() if tensor.layout is not torch.strided else tensor).detach().cpu().float()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise NotYet(f"You returned {describe(answer)}; expected {expected}.") from None
+    if shape is not None and floats.shape != tuple(shape):
+        raise NotYet(f"You returned {describe(answer)}; expected {expected}.")
+    floats.tolerance = TOLERANCES.get(tensor.dtype, 1e-4)
+    return floats
+
+
+def _as_tensor(answer):
+    """A tensor of an answer's values, in its own precision."""
+    if isinstance(answer, torch.Tensor):
+        return answer
+    if isinstance(answer, (list, tuple)) and any(isinstance(part, (torch.Tensor, list, tuple)) for part in answer):
+        return torch.stack([_as_tensor(part).detach() for part in answer])
+    return torch.as_tensor(np.array(answer))  # a copy: torch reads no array that is reversed or read-only
+
+
+def as_numbers(answer, names):
+    """A learner's answer as a list of floats, one for each of the names. Raises NotYet for anything else."""
+    try:
+        unordered = isinstance(needs_answer(answer), (str, dict, set))
+        numbers = [] if unordered else [float(number) for number in answer]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        numbers = []
+    if len(numbers) != len(names):
+        raise NotYet(f"Return {len(names)} numbers: {', '.join(names)}. You returned {describe(answer)}.")
+    return numbers
+
+
+def as_number(answer, name="a number"):
+    """A learner's answer as a float. Raises NotYet for anything that is not one number."""
+    try:
+        return float([] if isinstance(needs_answer(answer), str) else answer)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise NotYet(f"Return {name}; you returned {describe(answer)}.") from None
+
+
+# --- comparing an answer ---------------------------------------------------------------------------------------------
+
+
+def same(answer, right, tolerance=None):
+    """Whether a learner's tensor has the right shape and values, within what its precision allows."""
+    tolerance = tolerance or getattr(answer, "tolerance", 1e-4)
+    return answer.shape == right.shape and torch.allclose(answer, right.detach().float(), rtol=tolerance,
+                                                          atol=tolerance)
 
 
 def name_the_mistake(answer, mistakes):

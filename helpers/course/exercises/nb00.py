@@ -1,6 +1,6 @@
 """The practice exercise of notebook 00: shares that sum to 1, the last step of every softmax."""
 
-from helpers.course.checking import Exercise, NotYet, needs_answer
+from helpers.course.checking import Exercise, NotYet, as_numbers
 
 
 def share_out(numbers):
@@ -9,34 +9,39 @@ def share_out(numbers):
     return [number / total for number in numbers]
 
 
-def _test_shares(attempt):
-    """Compares with typical mistakes, on numbers for which each mistake gives a different result."""
-    numbers = [1.0, 2.0, 5.0]
-    answer = needs_answer(attempt(list(numbers)))
-    try:
-        shares = [float(share) for share in answer]
-    except (TypeError, ValueError):
-        raise NotYet(f"For {numbers}, expected a list of 3 shares; you return {answer!r}.") from None
-    if len(shares) != 3:
-        raise NotYet(f"For {numbers}, expected one share for each number, 3 in all; you return {len(shares)}.")
+def _agree(shares, others):
+    """Whether two lists of shares of one length agree."""
+    return all(abs(a - b) < 1e-6 for a, b in zip(shares, others))  # never for NaN
+
+
+def _mistake_in(shares, numbers):
+    """What is wrong with shares that are not right: a typical mistake, or only what was expected."""
+    count, right = len(numbers), share_out(numbers)
     mistakes = {
         "Your largest share is 1: you divide by the largest number. Which divisor makes the shares sum to 1?":
             [number / max(numbers) for number in numbers],
         "You divide by the count of the numbers. Then the shares sum to the numbers' mean, not to 1.":
-            [number / len(numbers) for number in numbers],
-        "Your shares are whole numbers, because // drops the fraction. Use /.": [number // 8 for number in numbers],
+            [number / count for number in numbers],
+        "Your shares are whole numbers, because // drops the fraction. Use /.": [0.0] * count,
         "You return the numbers themselves: nothing has been divided yet.": numbers,
-        "All your shares are equal. A larger number must get a larger share.": [1 / 3] * 3,
+        "All your shares are equal. A larger number must get a larger share.": [1 / count] * count,
+        "These are percentages: they sum to 100, not to 1.": [100 * share for share in right],
     }
-    for message, wrong in mistakes.items():
-        if max(abs(a - b) for a, b in zip(shares, wrong)) < 1e-6:
-            raise NotYet(message)
-    for given in (numbers, [3.0, 3.0, 3.0, 3.0], [0.5]):
-        shares, right = [float(share) for share in attempt(list(given))], share_out(given)
-        if len(shares) != len(right) or max(abs(a - b) for a, b in zip(shares, right)) > 1e-6:
-            raise NotYet(f"For {given}, your shares are {shares}, with a sum of {sum(shares):.3g}. Expected a sum of "
-                         "1, and each share in proportion to its number.")
-    return "Softmax does this with e to the power of each score. You will use it in notebook 01."
+    if _agree(sorted(shares), sorted(right)):
+        return "The shares are right, but not in the order of the numbers."
+    expected = (f"Your shares are {', '.join(f'{share:.4g}' for share in shares)}, with a sum of {sum(shares):.4g}. "
+                "Expected a sum of 1, and each share in proportion to its number.")
+    return next((message for message, wrong in mistakes.items() if _agree(shares, wrong)), expected)
+
+
+def _test_shares(attempt):
+    """Tries lists of several lengths, first one for which each typical mistake gives a different result."""
+    for numbers in ([1.0, 2.0, 5.0], [3.0, 3.0, 3.0, 3.0], [0.2, 4.0], [6.5, 0.5, 2.0, 7.0, 9.0, 1.0]):
+        shares = as_numbers(attempt(list(numbers)), [f"the share of {number:g}" for number in numbers])
+        if not _agree(shares, share_out(numbers)):
+            raise NotYet(f"For {numbers}: {_mistake_in(shares, numbers)}")
+    return ("Right for four lists of 2 to 6 numbers. Softmax does this with e to the power of each score. You will use "
+            "it in notebook 01.")
 
 
 shares = Exercise(

@@ -1,0 +1,317 @@
+"""The judge is not fooled by mutants of a solution, is fair to correct attempts of every style, and harms nothing."""
+
+import copy
+import dataclasses
+import importlib
+import itertools
+import math
+import pkgutil
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.course import judge
+from helpers.course.checking import Exercise, NotYet, as_floats, as_number, as_numbers, describe, same
+from tests.course import exercise_cases, mutants
+from tests.course.test_exercises import ALL
+
+CASES = {(module.name, name): case for module in pkgutil.iter_modules(exercise_cases.__path__)
+         for name, case in importlib.import_module(f"{exercise_cases.__name__}.{module.name}").CASES.items()}
+FEWEST_STYLES, REJECTED, SEEDS = 5, 0.95, 4
+
+
+def ids(names):
+    return [".".join(name) for name in names]
+
+
+# --- fair ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_exercise_has_a_case_with_enough_styles():
+    assert set(CASES) == set(ALL)
+    few = [name for name, case in CASES.items() if len(case.styles) < FEWEST_STYLES]
+    assert not few, f"fewer than {FEWEST_STYLES} correct styles"
+    assert all(ALL[name].solution not in case.styles for name, case in CASES.items())
+
+
+@pytest.mark.parametrize("name", CASES, ids=ids(CASES))
+def test_correct_attempts_of_every_style_are_accepted(name):
+    for number, attempt in enumerate(CASES[name].styles):
+        verdict = ALL[name].judge(attempt)
+        assert verdict.solved, f"style {number} of {name}: {verdict.text}"
+
+
+# --- not fooled ------------------------------------------------------------------------------------------------------
+
+
+def comparable(result):
+    """A result as nested tuples of numbers, texts and arrays."""
+    if isinstance(result, torch.Tensor):
+        return result.detach().cpu().double().numpy()
+    if isinstance(result, (list, tuple)):
+        return tuple(comparable(part) for part in result)
+    if isinstance(result, dict):
+        return tuple((key, comparable(value)) for key, value in result.items())
+    return result
+
+
+def are_equal(a, b):
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(are_equal, a, b))
+    try:
+        a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+        return a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-7, equal_nan=True)
+    except (TypeError, ValueError):
+        return type(a) is type(b) and a == b
+
+
+def results(attempt, case, given):
+    """The results of an attempt for all arguments; an error counts as a result."""
+    found = []
+    for arguments in given:
+        torch.manual_seed(0)
+        try:
+            with judge.settings_restored(), judge.limited_time(2):
+                found.append(comparable(case.run(attempt, *copy.deepcopy(arguments))))
+        except Exception as error:
+            found.append(type(error).__name__)
+    return tuple(found)
+
+
+def survivors(exercise, case):
+    """The sources of the mutants that change the results and that the check accepts, and the number of those tried."""
+    solution = exercise.solution
+    sources = mutants.mutated_sources(solution, lambda: exercise.test(solution))
+    if len(sources) > case.most:
+        sources = random.Random(0).sample(sources, case.most)
+    given = [case.inputs(seed) for seed in range(SEEDS)]
+    right, exercise = results(solution, case, given), dataclasses.replace(exercise, seconds=1)
+    accepted, tried = [], 0
+    for source in sources:
+        mutant = mutants.build(solution, source)
+        if not are_equal(results(mutant, case, given), right):
+            tried += 1
+            if exercise.judge(mutant).solved:
+                accepted.append(source)
+    return accepted, tried
+
+
+@pytest.mark.parametrize("name", CASES, ids=ids(CASES))
+def test_mutants_of_the_solution_are_rejected(name):
+    accepted, tried = survivors(ALL[name], CASES[name])
+    assert tried >= 4, f"only {tried} mutants change a result: are the arguments of the case too simple?"
+    assert len(accepted) <= (1 - REJECTED) * tried, f"{len(accepted)} of {tried} accepted:\n" + "\n\n".join(accepted)
+
+
+def test_a_check_with_one_fixed_case_would_let_mutants_survive():
+    """The mutant test itself can fail: a check of one shape accepts constants that fit this shape."""
+    def check(attempt):
+        if not same(as_floats(attempt(torch.arange(6.0).view(2, 3))), row_sums(torch.arange(6.0).view(2, 3))):
+            raise NotYet("The sums are wrong.")
+        return "The sums are right."
+
+    def inputs(seed):
+        return (torch.rand(seed + 3, seed + 4),)
+
+    exercise = Exercise("Sums", 1, 1, (), check, row_sums)
+    accepted, tried = survivors(exercise, exercise_cases.Case([], inputs))
+    assert tried > 5 and any("range(2)" in source for source in accepted)
+
+
+def row_sums(x):
+    """The sum of each row, with loops."""
+    total = torch.zeros(x.shape[0])
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            total[i] += x[i, j]
+    return total
+
+
+# --- does no harm ----------------------------------------------------------------------------------------------------
+
+
+def doubled(x):
+    return 2 * x
+
+
+def test_doubled(attempt):
+    for x in (torch.arange(4.0), torch.ones(2, 3)):
+        if not same(as_floats(attempt(x.clone()), x.shape), doubled(x)):
+            raise NotYet("Not twice as large.")
+    return "Twice as large."
+
+
+test_doubled.__test__ = False  # the check of an exercise, not a test for pytest
+EXERCISE = Exercise("Double", 1, 1, ("Twice.",), test_doubled, doubled, by_hand=("torch.mul", "torch.optim", "dropout"))
+
+
+def text_of(attempt, **changes):
+    return dataclasses.replace(EXERCISE, **changes).judge(attempt).text
+
+
+def test_a_loop_without_end_is_stopped_with_advice():
+    def forever(x):
+        while True:
+            pass
+
+    def stubborn(x):
+        while True:
+            try:
+                sum(range(1000))
+            except BaseException:
+                pass
+
+    for attempt in (forever, stubborn):
+        start = time.perf_counter()
+        said = text_of(attempt, seconds=0.5)
+        assert "stopped after 0.5 seconds" in said and "Interrupt" in said
+        assert time.perf_counter() - start < 10
+
+
+def test_a_learner_may_still_interrupt_a_check():
+    def interrupted(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        EXERCISE.judge(interrupted)
+
+
+def test_a_program_that_ends_does_not_end_the_notebook():
+    def ends(x):
+        sys.exit(3)
+
+    assert "sys.exit()" in text_of(ends)
+
+
+def test_thousands_of_prints_are_shortened(capsys):
+    def prints(x):
+        for i in range(20_000):
+            print("line", i)
+        return 2 * x
+
+    printed = text_of(prints)
+    assert printed.startswith("line 0\nline 1\n") and "more lines of your output" in printed
+    assert len(printed) < 3000 and printed.endswith("Double: correct. Twice as large.")
+    assert not capsys.readouterr().out
+
+
+def test_a_check_restores_every_setting():
+    def changes(x):
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_num_threads(3)
+        torch.set_grad_enabled(False)
+        torch.set_float32_matmul_precision("medium")
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        return [2 * value for value in x.tolist()]
+
+    def settings():
+        return (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(), torch.is_grad_enabled(),
+                torch.get_float32_matmul_precision(), torch.get_rng_state().tolist(), random.getstate(),
+                [np.asarray(part).tolist() for part in np.random.get_state()], sys.getprofile(), sys.stdout)
+
+    before = settings()
+    EXERCISE.judge(changes)
+    assert settings() == before
+    assert EXERCISE.judge(doubled).solved
+
+
+def test_it_says_who_stopped_and_where():
+    def wrong(x):
+        return x @ "a"
+
+    said = text_of(wrong)
+    assert "Your code stopped with TypeError" in said and '`return x @ "a"`' in said
+    assert "Your code stopped with TypeError" in text_of(lambda: None)  # it takes no argument
+
+    namespace = {"torch": torch}  # a check in a file of the course, as all real ones are
+    source = "def check(attempt):\n    return attempt(torch.ones(2)).shape"
+    exec(compile(source, f"{judge.HELPERS}/course/exercises/nb99.py", "exec"), namespace)
+    said = text_of(lambda x: {"a": 1}, test=namespace["check"])
+    assert "The check cannot use your answer. You returned a dict: {'a': 1}" in said and "Your code stopped" not in said
+
+
+@pytest.mark.parametrize("attempt", [
+    lambda x: torch.mul(x, 2),
+    lambda x: x + F.dropout(x, 0.0),
+    lambda x: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0) and 2 * x,
+    lambda x: [F.dropout(2 * row, 0.0) for row in x],
+], ids=["builtin", "function", "class", "inside a comprehension"])
+def test_what_is_to_be_written_by_hand_is_noticed(attempt):
+    verdict = EXERCISE.judge(attempt)
+    assert not verdict.solved and "correct, but not by hand." in verdict.text and "asked to write" in verdict.text
+    assert EXERCISE.judge(lambda x: 2 * x).text == "Double: correct. Twice as large."
+
+
+def test_a_name_of_ones_own_is_not_what_is_forbidden():
+    def dropout(x):
+        return 2 * x
+
+    assert EXERCISE.judge(dropout).solved
+
+
+ODD = {"a tuple of 2 tensors": (torch.ones(2, 3), torch.ones(4)), "a text": "abc", "an object": object(),
+       "a dictionary": {"a": 1}, "a number": 7, "complex numbers": 1j * torch.ones(2, 3), "nothing": [],
+       "tensors of different shapes": [torch.ones(2), torch.ones(3)]}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", CASES, ids=ids(CASES))
+def test_an_answer_of_a_wrong_kind_is_no_error_of_the_learners_code(name, kind):
+    verdict = ALL[name].judge(lambda *arguments, **options: copy.deepcopy(ODD[kind]))
+    assert not verdict.solved and "not yet" in verdict.text, verdict.text
+    assert "Your code stopped" not in verdict.text and "returns None" not in verdict.text, verdict.text
+
+
+# --- reading an answer -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer, words", [
+    ((torch.ones(2, 3), torch.ones(4)), "a tuple of 2 tensors of shapes (2, 3) and (4,)"),
+    ([1, 2, 3], "a list of 3 numbers"), ([torch.ones(2)], "a list of 1 tensor of shape (2,)"),
+    ([1, "a"], "a list of 2 items"), (np.ones(2), "a NumPy array of shape (2,) and type float64"),
+    (torch.ones(2, dtype=torch.int64), "a tensor of shape (2,) and type int64"), ("abc", "a str: 'abc'"),
+    (6, "an int: 6"), ([], "a list of 0 items"),
+])
+def test_an_answer_is_described(answer, words):
+    assert describe(answer) == words
+
+
+@pytest.mark.parametrize("convert", [
+    torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double, list,
+    tuple, torch.Tensor.to_sparse, lambda x: [row.tolist() for row in x], lambda x: [row.numpy() for row in x],
+    lambda x: x.flip(0).numpy()[::-1], lambda x: [[torch.nn.Parameter(value) for value in row] for row in x],
+])
+def test_every_kind_of_array_is_read(convert):
+    right = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    assert same(as_floats(convert(right), (3, 4)), right)
+    assert not same(as_floats(convert(right + 0.1)), right)
+
+
+@pytest.mark.parametrize("answer", [{}, "abc", object(), [torch.ones(2), torch.ones(3)], [[1, 2], [3]],
+                                    1j * torch.ones(2)])
+def test_what_cannot_be_read_is_described(answer):
+    with pytest.raises(NotYet, match="You returned a"):
+        as_floats(answer, (2,))
+
+
+def test_numbers_are_read_or_described():
+    assert as_numbers((1, torch.tensor(2.0)), ("a", "b")) == [1.0, 2.0] and as_number(np.float32(3)) == 3.0
+    for answer in (6, (1, 2, 3), "12", ("a", "b"), {1: 2, 3: 4}, {1, 2}, (1, 10**400)):
+        with pytest.raises(NotYet, match="Return 2 numbers: a, b. You returned an? "):
+            as_numbers(answer, ("a", "b"))
+    for answer, words in (((1, 2), "a tuple of 2 numbers"), ("5", "a str: '5'"), (10**400, "an int: 1000")):
+        with pytest.raises(NotYet, match=f"you returned {words}"):
+            as_number(answer)
+
+
+def test_a_low_precision_forgives_only_what_it_must():
+    right = torch.linspace(-2, 2, 50)
+    for dtype, step in itertools.product((torch.float16, torch.bfloat16), (0.2, 0.5)):
+        assert same(as_floats(right.to(dtype)), right) and not same(as_floats((right + step).to(dtype)), right)
+    assert not same(as_floats(right + 1e-3), right) and math.isclose(as_floats(right).tolerance, 1e-4)
