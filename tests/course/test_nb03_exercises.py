@@ -98,6 +98,8 @@ WRONG = {
         (all_heads_full, "C / n_head"),
         (lambda c, T: flops(c, T) / 2, "addition"),
         (lambda c, T: flops(c, T) * T, "whole sequence"),
+        (lambda c, T: flops(c, T) + 2 * (13 * c.n_layer + 2) * c.n_embd, "Biases and LayerNorm are not counted"),
+        (lambda c, T: flops(c, T) + 2 * 9 * c.n_layer * c.n_embd, "Biases are not counted here"),
         (lambda c, T: 2 * 124_439_808, "the count"),
     ],
     "tokens": [
@@ -107,7 +109,7 @@ WRONG = {
         (lambda peak, bandwidth, size: peak / (2 * size * bandwidth), "wrong side"),
         (lambda peak, bandwidth, size: 2 * bandwidth / (peak * size), "the reciprocal"),
         (lambda peak, bandwidth, size: peak * 4 / (2 * bandwidth), "4 bytes per element only"),
-        (lambda peak, bandwidth, size: 17.0, "expected 40 tokens; your answer is 17.0"),
+        (lambda peak, bandwidth, size: 17.0, "expected 29.5 tokens; your answer is 17.0"),
     ],
     "lever": [
         (lambda share, factor: 1 - share + share / factor, "new time"),
@@ -145,6 +147,33 @@ WRONG = {
         (timed(lambda times: (1.0, 2.0, 3.0)), "Your median is"),
     ],
 }
+
+
+WRONG_TYPES = [
+    ("clock", (1, 2, 3), "Return 2 numbers: the reading without a wait, the reading with a wait. You returned a tuple "
+                         "of 3 numbers"),
+    ("clock", ["a", "b"], "You returned a list of 2 strs"),
+    ("clock", {"without": 1.0}, "You returned a dict"),
+    ("flops", (1, 2), "Return the FLOPs of one token; you returned a tuple of 2 numbers"),
+    ("flops", "many", "you returned a str: 'many'"),
+    ("flops", {"matrices": 1, "attention": 2}, "you returned a dict"),
+    ("tokens", [295.5], "Return the number of tokens; you returned a list of 1 number"),
+    ("tokens", torch.ones(2), "you returned a tensor of shape (2,)"),
+    ("lever", (0.75, 1.33), "Return the speed-up; you returned a tuple of 2 numbers"),
+    ("lever", "1.33 times", "you returned a str: '1.33 times'"),
+    ("lever", max, "you returned a builtin_function_or_method"),
+    ("model5", 0.02, "Return 3 numbers: the lower quartile, the median, the upper quartile. You returned a float"),
+    ("model5", "20 ms", "You returned a str: '20 ms'"),
+    ("model5", {"median": 0.02}, "You returned a dict"),
+    ("model5", (0.02, None, 0.03), "You returned a tuple of 3 items"),
+]
+
+
+@pytest.mark.parametrize("name, answer, words", WRONG_TYPES)
+def test_an_answer_of_a_wrong_type_is_described(name, answer, words):
+    verdict = getattr(nb03, name).judge(lambda *arguments: answer)
+    assert not verdict.solved and words in verdict.text, verdict.text
+    assert "Your code stopped" not in verdict.text and "The check cannot use" not in verdict.text, verdict.text
 
 
 def in_nanoseconds(model, ids, time, wait):

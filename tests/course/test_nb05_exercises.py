@@ -118,7 +118,7 @@ WRONG = {
         (numel(unique_by_address), "data_ptr()"),
         (numel(lambda model: parameters.parameter_formula(model.config)["total"]), "second total did not change"),
         (lambda model: (nb05.count_total(model)[1],) * 2, "your first total changed"),
-        (lambda model: nb05.count_total(model)[0], "two totals"),
+        (lambda model: nb05.count_total(model)[0], "Return 2 numbers: the total by formula, the total by numel"),
     ],
     "shares": [
         (shares(MLP="fc"), "misses mlp.c_proj"),
@@ -131,8 +131,11 @@ WRONG = {
         (shares(lambda model: 100 * sum(p.numel() for p in model.parameters())), "fraction"),
         (shares(lambda model: 100), "Divide by the total"),
         (of_the_tensors, "share of the tensors"),
+        (lambda model: dict.fromkeys(WORDS, float("nan")), "you have nan"),
         (shares(embeddings="nothing"), "add up to 68.35 %"),
         (lambda model: {"attention": 22.781, "MLP": 45.539, "LayerNorm": 0.031}, "with the keys"),
+        (lambda model: {**nb05.name_shares(model), "embeddings": None}, "no number yet for embeddings"),
+        (lambda model: {**nb05.name_shares(model), "total": 100}, "'LayerNorm', 'total'"),
     ],
     "groups": [
         (with_fc_alone, "mlp.c_proj"),
@@ -141,6 +144,8 @@ WRONG = {
         (ln_alone, "The last norm has a name"),
         (lambda name: nb05.group(name).replace("unembedding", "embeddings"), "matrix of its own"),
         (lambda name: nb05.group(name).lower(), "not one of the five"),
+        (lambda name: "norms" if "norm" in name else None, "returns nothing. None of your conditions is true"),
+        (lambda name: nb05.group(name).replace("MLP", "attention") if "h.1." in name else nb05.group(name), "h.1.mlp"),
     ],
     "llama": [
         (equal_heads, "fewer than Q"),
@@ -152,6 +157,40 @@ WRONG = {
         (lambda *shape: nb05.count_llama(*shape) + 1, "term on a line"),
     ],
 }
+
+
+WRONG_TYPES = [
+    ("biases", (9, 2), "Return the number of elements; you returned a tuple of 2 numbers"),
+    ("biases", "11 L C + C", "you returned a str: '11 L C + C'"),
+    ("biases", {"bias": 1}, "you returned a dict"),
+    ("total", (1, 2, 3), "You returned a tuple of 3 numbers"),
+    ("total", {"formula": 1}, "You returned a dict: {'formula': 1}"),
+    ("total", [None, 2], "You returned a list of 2 items"),
+    ("shares", (31.6, 22.8, 45.5, 0.03), "you returned a tuple of 4 numbers"),
+    ("shares", {}, "the keys of yours are none"),
+    ("shares", {"embeddings": "31 %", "attention": 1, "MLP": 2, "LayerNorm": 3}, "Return a number for 'embeddings'"),
+    ("groups", ["norms"], "returns a list of 1 str. It is not one of the five groups"),
+    ("groups", 3, " int: 3. It is not one of the five groups"),
+    ("groups", {"norms": 1}, "returns a dict"),
+    ("llama", (1, 2), "Return the number of parameters; you returned a tuple of 2 numbers"),
+    ("llama", "8 B", "you returned a str: '8 B'"),
+    ("llama", parameters.PUBLISHED["Llama 3.1 8B"], "you returned a tuple of 4 items"),
+]
+
+
+@pytest.mark.parametrize("name, answer, words", WRONG_TYPES)
+def test_an_answer_of_a_wrong_type_is_described(name, answer, words):
+    verdict = getattr(nb05, name).judge(lambda *arguments: answer)
+    assert not verdict.solved and words in verdict.text, verdict.text
+    assert "Your code stopped" not in verdict.text and "The check cannot use" not in verdict.text, verdict.text
+
+
+def test_a_formula_for_square_matrices_is_told_where_it_ends():
+    def square(V, C, L, F, heads, kv_heads, hs, tied):
+        return nb05.count_llama(V, C, L, F, heads, kv_heads, hs, tied) + 2 * L * C * (C - heads * hs)
+
+    assert "They all have heads * hs = C" in (said := nb05.llama.judge(square)).text and said.solved
+    assert "in which heads * hs is not C" in nb05.llama.judge(nb05.count_llama).text
 
 
 def unique_by_object(model):

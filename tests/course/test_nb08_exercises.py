@@ -1,8 +1,9 @@
-"""Notebook 08's exercises: wrong answers that a learner may give, and correct ones that look different."""
+"""Notebook 08's exercises: wrong answers that a learner may give. (Correct ones: exercise_cases/nb08.py.)"""
 
 import pytest
 import torch
 
+from helpers.course import data_parallel
 from helpers.course.data_parallel import ring_all_reduce
 from helpers.course.exercises import nb08
 
@@ -25,14 +26,6 @@ def last_part_only(loss_of, weight, parts):
     for x, y in parts:
         weight.grad = None  # zero_grad() inside the loop
         loss_of(weight, x, y).backward()
-    return weight.grad
-
-
-def in_place(loss_of, weight, parts):
-    """A different correct answer: backward() adds up in weight.grad."""
-    rows = sum(len(x) for x, _ in parts)
-    for x, y in parts:
-        (loss_of(weight, x, y) * len(x) / rows).backward()
     return weight.grad
 
 
@@ -78,6 +71,21 @@ def changes_its_input(tensors, send):
     return tensors
 
 
+def sends_for_form(tensors, send):
+    """Reads the neighbours' pieces directly, although it also sends them."""
+    for i in (0, 1):
+        for p in range(len(tensors)):
+            for piece in tensors[p].chunk(len(tensors))[1:]:
+                send(p, (p + 1) % len(tensors), piece)
+    return [sum(tensors)] * len(tensors)
+
+
+def both_ways(tensors, send):
+    """Each process sends its whole tensor to both neighbours, which suffices for 2 and for 3 processes."""
+    N = len(tensors)
+    return [tensors[p] + sum(send(q, p, tensors[q]) for q in {(p - 1) % N, (p + 1) % N}) for p in range(N)]
+
+
 WRONG = {
     "volume": [
         (bytes_times(lambda N: 1 / 4), "has 4 bytes"),
@@ -108,17 +116,56 @@ WRONG = {
         (lambda tensors, send: [t / len(tensors) for t in ring_all_reduce(tensors, send)], "means"),
         (changes_its_input, "work on a copy"),
         (lambda tensors, send: ring_all_reduce(tensors, send)[0], "one for each process"),
+        (sends_for_form, "Use what send() returns"),
+        (both_ways, "only to its neighbour"),
+    ],
+}
+# Answers of a wrong type, and the part of the message that describes them.
+WRONG_TYPES = {
+    "volume": [
+        (lambda elements, processes: (elements, processes), "you returned a tuple of 2 numbers"),
+        (lambda elements, processes: f"{elements} bytes", "you returned a str: '1000 bytes'"),
+        (lambda elements, processes: {"bytes": 8 * elements}, "you returned a dict: {'bytes': 8000}"),
+        (lambda elements, processes: torch.zeros(processes), "you returned a tensor of shape (4,)"),
+    ],
+    "parts": [
+        (lambda loss_of, weight, parts: torch.autograd.grad(loss_of(weight, *parts[0]), weight),
+         "You returned a tuple of 1 tensor of shape (3,)"),
+        (lambda loss_of, weight, parts: [0.0] * len(parts), "You returned a list of 2 numbers"),
+        (lambda loss_of, weight, parts: "the gradient", "You returned a str: 'the gradient'"),
+        (lambda loss_of, weight, parts: {"weight": weight}, "You returned a dict"),
+    ],
+    "memory": [
+        (lambda parameters, processes, divided: (2 * parameters, 2 * parameters, 12 * parameters),
+         "you returned a tuple of 3 numbers"),
+        (lambda parameters, processes, divided: [16 * parameters], "you returned a list of 1 number"),
+        (lambda parameters, processes, divided: "16 KB", "you returned a str: '16 KB'"),
+        (lambda parameters, processes, divided: {"weights": 2000}, "you returned a dict: {'weights': 2000}"),
+    ],
+    "ring": [
+        (lambda tensors, send: tuple(tensors[:1]), "returned a tuple of 1 tensor of shape (8,)"),
+        (lambda tensors, send: [tensor[:1] for tensor in tensors], "returned a list of 2 tensors of shapes (1,)"),
+        (lambda tensors, send: ["sum"] * len(tensors), "returned a list of 2 strs"),
+        (lambda tensors, send: [None] * len(tensors), "returned a list of 2 NoneTypes"),
+        (lambda tensors, send: dict(enumerate(tensors)), "returned a dict"),
+        (lambda tensors, send: send(0, 1, "a piece"), "the piece is a str: 'a piece'"),
     ],
 }
 
 
-@pytest.mark.parametrize("exercise, right", [
-    (nb08.volume, lambda elements, processes: torch.tensor(8.0) * elements * (processes - 1) / processes),
-    (nb08.parts, in_place),
-    (nb08.parts, lambda *arguments: nb08.batch_gradient(*arguments).double()),
-    (nb08.memory, lambda p, n, divided: p * (16 - sum({"Adam": 12}.get(d, 2) * (1 - 1 / n) for d in divided))),
-    (nb08.ring, lambda tensors, send: torch.stack(ring_all_reduce(tensors, send))),
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_an_answer_of_a_wrong_type_is_described(name):
+    for attempt, words in WRONG_TYPES[name]:
+        said = getattr(nb08, name).judge(attempt).text
+        assert "not yet" in said and words in said, said
+        assert "Your code stopped" not in said and "returns None" not in said, said
+
+
+@pytest.mark.parametrize("name, helper", [
+    ("memory", data_parallel.bytes_per_process),
+    ("memory", lambda *arguments: sum(data_parallel.memory_parts(*arguments).values())),
+    ("ring", lambda tensors, send: torch.stack(ring_all_reduce(tensors, send))),
 ])
-def test_other_correct_answers_are_accepted(exercise, right, capsys):
-    exercise.check(right)
-    assert ": correct." in capsys.readouterr().out
+def test_the_course_own_function_is_not_a_solution(name, helper):
+    verdict = getattr(nb08, name).judge(helper)
+    assert not verdict.solved and "correct, but not by hand" in verdict.text

@@ -1,4 +1,4 @@
-"""Notebook 09's exercises: wrong answers get a helpful message, and correct answers in any form are accepted."""
+"""Notebook 09's exercises: wrong answers get a helpful message. (Correct ones: exercise_cases/nb09.py.)"""
 
 import math
 
@@ -57,17 +57,35 @@ def takes_equal_ones(test_losses, patience):
     return best, len(test_losses) - 1
 
 
+def compares_with_the_one_before(test_losses, patience):
+    worse = 0
+    for i in range(1, len(test_losses)):
+        worse = 0 if test_losses[i] < test_losses[i - 1] else worse + 1
+        if worse == patience:
+            break
+    return test_losses.index(min(test_losses[: i + 1])), i
+
+
+def looks_at_the_ends(starts, T, first, last):
+    """Misses windows that begin before the region and end after it."""
+    begins, ends = ((place >= first) & (place < last) for place in (starts, starts + T))
+    return ~begins & ~ends, begins & ends
+
+
 WRONG = {
     "budget": [
         (lambda steps, B, T, new_B, new_T: steps * new_B * new_T // (B * T), "Invert the fraction"),
         (lambda steps, B, T, new_B, new_T: steps * B // new_B, "batch size x context"),
         (lambda steps, B, T, new_B, new_T: steps * B * T / (new_B * new_T), "Round down"),
         (lambda steps, B, T, new_B, new_T: math.ceil(steps * B * T / (new_B * new_T)), "10,017"),
+        (lambda steps, B, T, new_B, new_T: round(steps * B * T / (new_B * new_T)), "nearest whole number"),
         (lambda steps, *rest: steps, "expected 1000"),
     ],
     "difference": [
         (lambda a, b: nb09.paired_difference(b, a), "sign is wrong"),
-        (lambda a, b: nb09.paired_difference(a, b)[0], "two values"),
+        (lambda a, b: nb09.paired_difference(a, b)[0], "Return 2 numbers: the mean of the differences"),
+        (lambda a, b: nb09.paired_difference(a, b)[::-1], "wrong order"),
+        (lambda a, b: nb09.paired_difference(sorted(a), sorted(b)), "The mean is right"),
         (difference_with(lambda d, a, b: d.std(ddof=1)), "divide by sqrt(n)"),
         (difference_with(lambda d, a, b: d.std() / math.sqrt(len(d))), "n - 1"),
         (difference_with(lambda d, a, b: d.std()), "computed with n"),
@@ -90,7 +108,10 @@ WRONG = {
         (never_counts_again, "start counting again"),
         (one_too_late, "too late"),
         (takes_equal_ones, "An equal loss is no improvement"),
-        (lambda test_losses, patience: test_losses.index(min(test_losses)), "two indices"),
+        (lambda test_losses, patience: test_losses.index(min(test_losses)), "the index of the checkpoint to keep"),
+        (lambda *arguments: experiments.best_checkpoint(*arguments)[::-1], "wrong order"),
+        (lambda losses, patience: [losses[i] for i in experiments.best_checkpoint(losses, patience)], "their indices"),
+        (compares_with_the_one_before, "2.125"),
     ],
     "split": [
         (split_with(0), "They belong to neither"),
@@ -101,36 +122,62 @@ WRONG = {
         (split_with(5), "wrong order"),
         (lambda starts, *rest: [starts[mask] for mask in nb09.leak_free_split(starts, *rest)], "Boolean mask"),
         (lambda starts, T, first, last: nb09.leak_free_split(starts, T, first + 1, last), "starts at"),
+        (looks_at_the_ends, "test region 20 to 23"),
+    ],
+}
+# Answers of a wrong type, and the part of the message that describes them.
+WRONG_TYPES = {
+    "budget": [
+        (lambda *arguments: (1000, 0), "you returned a tuple of 2 numbers"),
+        (lambda *arguments: [1000], "you returned a list of 1 number"),
+        (lambda *arguments: "1000 steps", "you returned a str: '1000 steps'"),
+        (lambda *arguments: {"steps": 1000}, "you returned a dict: {'steps': 1000}"),
+    ],
+    "difference": [
+        (lambda a, b: torch.tensor(a) - torch.tensor(b), "returned a tensor of shape (4,)"),
+        (lambda a, b: (0.1, 0.2, 0.3), "returned a tuple of 3 numbers"),
+        (lambda a, b: "0.175 ± 0.05", "returned a str: '0.175 ± 0.05'"),
+        (lambda a, b: {"mean": 0.1, "error": 0.1}, "returned a dict: {'mean': 0.1, 'error': 0.1}"),
+    ],
+    "coverage": [
+        (lambda N, T, draws: torch.zeros(N), "you returned a tensor of shape (50,)"),
+        (lambda N, T, draws: (0.5, 0.5), "you returned a tuple of 2 numbers"),
+        (lambda N, T, draws: "50 %", "you returned a str: '50 %'"),
+        (lambda N, T, draws: {0: 0.5}, "you returned a dict: {0: 0.5}"),
+    ],
+    "checkpoint": [
+        (lambda losses, patience: [4, 5, 6], "returned a list of 3 numbers"),
+        (lambda losses, patience: (4, None), "returned a tuple of 2 items"),
+        (lambda losses, patience: "4 and 6", "returned a str: '4 and 6'"),
+        (lambda losses, patience: {"keep": 4, "stop": 6}, "returned a dict: {'keep': 4, 'stop': 6}"),
+    ],
+    "split": [
+        (lambda starts, *rest: starts > 3, "returned a tensor of shape (60,) and type bool"),
+        (lambda starts, *rest: (starts > 3, (starts > 3).long()), "test: expected a Boolean mask of shape (60,); yours "
+         "is a tensor of shape (60,) and type int64"),
+        (lambda starts, *rest: [[True], [False, True]], "yours is a list of 1 number"),
+        (lambda starts, *rest: ([[True], [True, False]], starts > 3), "yours is a list of 2 lists"),
+        (lambda starts, *rest: ("train", "test"), "yours is a str: 'train'"),
+        (lambda starts, *rest: {"train": starts > 3, "test": starts < 3}, "returned a dict"),
     ],
 }
 
 
-def coverage_by_counting(N, T, draws):
-    windows = [sum(s <= i < s + T for s in range(N - T)) for i in range(N)]
-    return np.mean([1 - (1 - w / (N - T)) ** draws for w in windows])
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_an_answer_of_a_wrong_type_is_described(name):
+    for attempt, words in WRONG_TYPES[name]:
+        said = getattr(nb09, name).judge(attempt).text
+        assert "not yet" in said and words in said, said
+        assert "Your code stopped" not in said and "returns None" not in said, said
 
 
-def difference_by_torch(losses, base_losses):
-    differences = torch.tensor(losses) - torch.tensor(base_losses)
-    return differences.mean(), differences.std() / math.sqrt(len(losses))
-
-
-def split_by_sets(starts, T, first, last):
-    held = [set(range(s, s + T + 1)) for s in starts.tolist()]
-    region = set(range(first, last))
-    return [not tokens & region for tokens in held], np.array([tokens <= region for tokens in held])
-
-
-@pytest.mark.parametrize("exercise, right", [
-    (nb09.budget, lambda steps, B, T, new_B, new_T: int(torch.tensor(steps * B * T) // (new_B * new_T))),
-    (nb09.difference, difference_by_torch),
-    (nb09.coverage, coverage_by_counting),
-    (nb09.checkpoint, lambda losses, patience: torch.tensor(experiments.best_checkpoint(losses, patience))),
-    (nb09.split, split_by_sets),
+@pytest.mark.parametrize("name, helper", [
+    ("coverage", lambda *arguments: corpus.expected_coverage(*arguments)),
+    ("checkpoint", lambda *arguments: experiments.best_checkpoint(*arguments)),
 ])
-def test_correct_answers_in_other_forms_are_accepted(exercise, right, capsys):
-    exercise.check(right)
-    assert ": correct." in capsys.readouterr().out
+def test_the_course_own_function_is_not_a_solution(name, helper):
+    verdict = getattr(nb09, name).judge(helper)
+    assert not verdict.solved and "correct, but not by hand" in verdict.text
 
 
 def test_coverage_agrees_with_drawing():

@@ -1,5 +1,6 @@
-"""Notebook 10's exercises: the message for each wrong answer, and other right answers that are accepted."""
+"""Notebook 10's exercises: the message for each wrong answer. (Right ones: exercise_cases/nb10.py.)"""
 
+import pytest
 import torch
 
 from helpers import circuits
@@ -180,35 +181,55 @@ WRONG = {
 }
 
 
-def score_by_comparison(maps, ids):
-    """The same score, from a table of which positions hold equal tokens."""
-    T = len(ids)
-    earlier = (ids[:, None] == ids).tril(-1)  # (T, T)
-    last = (earlier * torch.arange(1, T + 1)).amax(-1)  # the last earlier position + 1, or 0
-    t = last.nonzero()[:, 0]
-    return maps[:, t, last[t]].mean(-1)
+# Answers of a wrong type, and the part of the message that describes them.
+WRONG_TYPES = {
+    "sources": [
+        (lambda ids: "1, 2, 3", "returned a str: '1, 2, 3'"), (lambda ids: dict(enumerate(ids)), "returned a dict"),
+        (lambda ids: [None, 1], "returned a list of 2 items"),
+        (lambda ids: torch.zeros(len(ids), 2), "entry 0 is a tensor of shape (2,)"),
+        (lambda ids: [[] for _ in ids], "entry 0 is a list of 0 items"),
+        (lambda ids: ["new"] * len(ids), "entry 0 is a str: 'new'"),
+    ],
+    "score": [
+        (lambda maps, ids: (maps[:, 0, 0], maps), "returned a tuple of 2 tensors of shapes (3,) and (3, 7, 7)"),
+        (lambda maps, ids: [0.5] * len(ids), "returned a list of 7 numbers"),
+        (lambda maps, ids: "0.5", "returned a str: '0.5'"), (lambda maps, ids: {0: 0.5}, "returned a dict: {0: 0.5}"),
+        (lambda maps, ids: maps[:, 0], "returned a tensor of shape (3, 7)"),
+    ],
+    "ablate": [
+        (lambda model, ids, *place: (model(ids), ids), "returned a tuple of 2 tensors of shapes (2, 6, 13) and (2, 6)"),
+        (lambda model, ids, *place: [0.0, 1.0], "returned a list of 2 numbers"),
+        (lambda model, *rest: model, "returned a GPT"), (lambda *arguments: "logits", "returned a str: 'logits'"),
+        (lambda model, ids, *place: {"logits": model(ids)}, "returned a dict"),
+    ],
+    "share": [
+        (lambda *arguments: (0.1, 0.2, 0.3), "returned a tuple of 3 numbers"),
+        (lambda *arguments: [], "returned a list of 0 items"), (lambda *arguments: "10 %", "returned a str: '10 %'"),
+        (lambda *arguments: {"share": 0.1}, "returned a dict: {'share': 0.1}"),
+        (lambda model, clean, *rest: model(clean), "returned a tensor of shape (3, 6, 13)"),
+    ],
+}
 
 
-def with_a_hook_on_the_output_of_attention(model, ids, layer, head):
-    """Subtracts what the head adds to the output of c_proj, instead of changing its input."""
-    part, module = own(model, head), c_proj(model, layer)
-    hook = module.register_forward_hook(lambda module, inputs, y: y - inputs[0][..., part] @ module.weight[:, part].T)
-    try:
-        return model(ids)
-    finally:
-        hook.remove()
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_an_answer_of_a_wrong_type_is_described(name):
+    for attempt, words in WRONG_TYPES[name]:
+        said = getattr(nb10, name).judge(attempt).text
+        assert "not yet" in said and words in said, said
+        assert "Your code stopped" not in said and "returns None" not in said, said
 
 
-def test_other_right_answers_are_accepted(capsys):
-    nb10.sources.check(lambda ids: tuple(nb10.copy_sources(ids)))
-    nb10.score.check(score_by_comparison)
-    nb10.score.check(lambda maps, ids: score_by_comparison(maps.double(), ids).tolist())
-    nb10.ablate.check(with_a_hook_on_the_output_of_attention)
-    nb10.ablate.check(removes(lambda model, layer, head: [(layer, head)]))
-    nb10.share.check(share_with(lambda clean, corrupted, patched, reverse: (patched - corrupted) / (clean - corrupted)))
-    nb10.share.check(lambda *arguments: torch.tensor(nb10.patch_share(*arguments)))
-    printed = capsys.readouterr().out
-    assert printed.count(": correct.") == 7, printed
+def share_of(clean, corrupted, patched, reverse):
+    return (patched - corrupted) / (clean - corrupted)
+
+
+@pytest.mark.parametrize("name, helped", [
+    ("ablate", removes(lambda model, layer, head: [(layer, head)])), ("share", share_with(share_of)),
+    ("share", lambda *arguments: circuits.restored_shares(*arguments[:5], "residual")[arguments[5:]]),
+])
+def test_the_course_own_function_is_not_a_solution(name, helped):
+    verdict = getattr(nb10, name).judge(helped)
+    assert not verdict.solved and "correct, but not by hand" in verdict.text
 
 
 def test_the_score_agrees_with_the_helper_on_repeated_tokens():

@@ -1,11 +1,22 @@
 """Exercises of notebook 05: count the biases, the total by formula and by numel, the shares of a model's groups, groups
 that form a partition, a Llama by formula."""
 
+import copy
+import functools
+
 from torch import nn
 
 from helpers import parameters
-from helpers.course.checking import Exercise, NotYet, needs_answer
+from helpers.course.checking import Exercise, NotYet, as_number, as_numbers, describe, needs_answer
 from helpers.model import SIZES, GPTConfig
+
+_built = functools.cache(parameters.meta_model)
+
+
+def _model(config):
+    """A model without contents. It is a copy, because a learner's code may change it; a copy is made quickly."""
+    return copy.deepcopy(_built(config))
+
 
 # --- biases ----------------------------------------------------------------------------------------------------------
 
@@ -16,13 +27,18 @@ def count_biases(C, L):
     return L * in_a_block + C  # and that of the last LayerNorm
 
 
+@functools.cache
+def _biases_of(name):
+    """The number of elements of all biases in one of OpenAI's four models."""
+    tensors = parameters.meta_model(GPTConfig.named(name)).named_parameters()
+    return sum(p.numel() for n, p in tensors if n.endswith("bias"))
+
+
 def _test_biases(attempt):
     """Compares a count of biases with the models of all four sizes."""
     for name, shape in SIZES.items():
-        C, L = shape["n_embd"], shape["n_layer"]
-        model = parameters.meta_model(GPTConfig.named(name))
-        right = sum(p.numel() for n, p in model.named_parameters() if n.endswith("bias"))
-        answer = needs_answer(attempt(C, L))
+        C, L, right = shape["n_embd"], shape["n_layer"], _biases_of(name)
+        answer = as_number(attempt(C, L), "the number of elements")
         mistakes = {
             9 * L * C: "You have the biases of the four matrices. LayerNorm has biases, too.",
             11 * L * C: "Every block is right. There is one more LayerNorm after the last block.",
@@ -35,9 +51,9 @@ def _test_biases(attempt):
             right + 50257: "The unembedding has no bias: the table does not list one.",
         }
         if answer != right:
-            raise NotYet(f"The biases of {name} have {right:,} elements; you count {answer:,}. "
+            raise NotYet(f"The biases of {name} have {right:,} elements; you count {answer:,.15g}. "
                          + mistakes.get(answer, "Go down the table above, one name that ends in bias after the other."))
-    return "All four sizes agree with the model, exactly."
+    return "Your counts are exactly those of GPT-2's four sizes."
 
 
 # --- the total by formula and by numel -------------------------------------------------------------------------------
@@ -90,29 +106,29 @@ def _numel_mistakes(model, right):
 
 def _test_total(attempt):
     """Checks both counts. The last model lacks one block of its configuration, so that its two counts differ."""
+    narrow = GPTConfig(vocab_size=700, n_positions=40, n_embd=20, n_layer=2, n_head=5)
     cut = GPTConfig(vocab_size=101, n_positions=17, n_embd=12, n_layer=3, n_head=2)
-    for config in (GPTConfig(), GPTConfig.named("gpt2-medium"), cut):
-        model = parameters.meta_model(config)
+    for config in (GPTConfig(), narrow, cut):
+        model = _model(config)
         if config is cut:
             del model.transformer.h[-1]
-        answer = needs_answer(attempt(model))
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2 or None in answer:
-            raise NotYet("Return two totals: by formula, by numel.")
         right = parameters.parameter_formula(config)["total"], sum(p.numel() for p in model.parameters())
+        answer = as_numbers(attempt(model), ("the total by formula", "the total by numel"))
         shape = config.vocab_size, config.n_positions, config.n_embd, config.n_layer
         letters = f"V, P, C, L = {', '.join(f'{size:,}' for size in shape)}"
         if answer[0] == right[1] != right[0]:
             raise NotYet("The check removed a block from a model, and your first total changed. Use model.config only.")
         if answer[0] != right[0]:
             why = _formula_mistakes(*shape, right[0]).get(answer[0], "Compare term by term with the table above.")
-            raise NotYet(f"By formula, {letters}: {right[0]:,}; you have {answer[0]:,}. {why}")
+            raise NotYet(f"By formula, {letters}: {right[0]:,}; you have {answer[0]:,.15g}. {why}")
         if answer[1] == right[0] != right[1]:
             raise NotYet("The check removed a block from a model, and your second total did not change. Count its "
                          "tensors.")
         if answer[1] != right[1]:
             why = _numel_mistakes(model, right[1]).get(answer[1], "Which tensors do you count, and how often?")
-            raise NotYet(f"By numel, {letters}: {right[1]:,}; you have {answer[1]:,}. {why}")
-    return "Two counts agree. They are independent: when the check removed a block, only the second one changed."
+            raise NotYet(f"By numel, {letters}: {right[1]:,}; you have {answer[1]:,.15g}. {why}")
+    return ("Your two counts agree for GPT-2 small and for a smaller model. They are independent: when the check "
+            "removed a block from a third model, only the second one changed.")
 
 
 # --- shares by name --------------------------------------------------------------------------------------------------
@@ -127,7 +143,7 @@ def name_shares(model):
 
 def _wrapped(config):
     """A model with a prefix before all its parameters' names, as a wrapper adds one."""
-    return nn.ModuleDict({"modelnew": parameters.meta_model(config)})
+    return nn.ModuleDict({"modelnew": _model(config)})
 
 
 def _share_mistakes(model, group, right):
@@ -158,21 +174,33 @@ def _share_mistakes(model, group, right):
             (right * total / 100, "That is a number of parameters. Divide by the total.")]
 
 
+def _percentages(answer, groups):
+    """A learner's dictionary of numbers, as {group: float}. Raises NotYet for anything else."""
+    expected = f"Return a dictionary of percentages with the keys {', '.join(groups)}"
+    if not hasattr(needs_answer(answer), "keys"):
+        raise NotYet(f"{expected}; you returned {describe(answer)}.")
+    if set(found := dict(answer)) != set(groups):
+        raise NotYet(f"{expected}; the keys of yours are {', '.join(map(repr, found)) or 'none'}.")
+    if unknown := [group for group in groups if found[group] is None]:
+        raise NotYet(f"{expected}; yours has no number yet for {', '.join(unknown)}.")
+    return {group: as_number(found[group], f"a number for {group!r}") for group in groups}
+
+
 def _test_shares(attempt):
     """Compares the shares for two models, the second of them wrapped."""
-    for title, model in (("gpt2", parameters.meta_model(GPTConfig())),
-                         ("gpt2-medium in a wrapper", _wrapped(GPTConfig.named("gpt2-medium")))):
-        answer = needs_answer(attempt(model))
-        if not isinstance(answer, dict) or set(answer) != set(right := name_shares(model)) or None in answer.values():
-            raise NotYet(f"Return a dictionary of percentages with the keys {', '.join(name_shares(model))}.")
+    small = GPTConfig(vocab_size=900, n_positions=60, n_embd=40, n_layer=3, n_head=4)
+    for title, model in (("gpt2", _model(GPTConfig())), ("a small GPT-2 in a wrapper", _wrapped(small))):
+        right = name_shares(model)
+        answer = _percentages(attempt(model), tuple(right))
         for group in right:
-            if abs(answer[group] - right[group]) > 1e-4:
+            if not abs(answer[group] - right[group]) <= 1e-4:  # NaN, too
                 messages = (message for wrong, message in _share_mistakes(model, group, right[group])
                             if abs(answer[group] - wrong) < 1e-4)
                 why = next(messages, f"Your four add up to {sum(answer.values()):.2f} %. Which names does each filter "
                                      "find?")
                 raise NotYet(f"{title}, {group}: {right[group]:.3f} %; you have {answer[group]:.3f}. {why}")
-    return "The four add up to 100 %: every parameter is in one group, even with a word before all names."
+    return ("Right for GPT-2 small, and for a smaller model with a word before all names. The four add up to 100 %: "
+            "every parameter is in one group.")
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -202,22 +230,31 @@ GROUP_MISTAKES = {  # (part of the name, wrong answer): message
 }
 
 
+@functools.cache
+def _named_shapes():
+    """(model's name, parameter's name, its shape) for models of four families, cut to two blocks."""
+    return [(model, name, tuple(parameter.shape)) for model in ("gpt2", "Llama 3.1 8B", "Gemma 2 2B", "Qwen3 8B")
+            for name, parameter in parameters.architecture(model, num_hidden_layers=2).named_parameters()]
+
+
 def _test_group(attempt):
     """Compares a function with part_of on the names of four model families."""
-    for model_name in ("gpt2", "Llama 3.1 8B", "Gemma 2 2B", "Qwen3 8B"):
-        for name, parameter in parameters.architecture(model_name, num_hidden_layers=1).named_parameters():
-            answer, right = attempt(name), parameters.part_of(name)
-            if answer is None and model_name == "gpt2" and "wte" in name:
-                needs_answer(answer)
-            if answer != right:
-                messages = (message for (part, wrong), message in GROUP_MISTAKES.items()
-                            if part in name and wrong == answer)
-                if answer not in parameters.PARTS:
-                    messages = iter([f"It is not one of the five groups {', '.join(parameters.PARTS)}."])
-                why = next(messages, "Which of your words is in the name, and which is not?")
-                raise NotYet(f"{model_name}: {name}, shape {tuple(parameter.shape)}, belongs to {right!r}; your "
-                             f"function returns {answer!r}. {why}")
-    return "Every parameter of four families is in exactly one group, so the groups add up to the total."
+    answers = [attempt(name) for _, name, _ in _named_shapes()]
+    if all(answer is None for answer in answers):
+        needs_answer(None)
+    for answer, (model, name, shape) in zip(answers, _named_shapes()):
+        right, is_text = parameters.part_of(name), isinstance(answer, str)
+        if not is_text or answer != right:
+            messages = (message for (part, wrong), message in GROUP_MISTAKES.items()
+                        if is_text and part in name and wrong == answer)
+            if answer is None:
+                messages = iter(["None of your conditions is true for it."])
+            elif not is_text or answer not in parameters.PARTS:
+                messages = iter([f"It is not one of the five groups {', '.join(parameters.PARTS)}."])
+            why = next(messages, "Which of your words is in the name, and which is not?")
+            given = "nothing" if answer is None else repr(answer) if is_text else describe(answer)
+            raise NotYet(f"{model}: {name}, shape {shape}, belongs to {right!r}; your function returns {given}. {why}")
+    return "Every parameter of four families is in its group, so the groups of each model add up to its total."
 
 
 # --- a Llama by formula ----------------------------------------------------------------------------------------------
@@ -250,15 +287,23 @@ def llama_mistakes(V, C, L, F, heads, kv_heads, hs, tied):
 
 
 def _test_llama(attempt):
-    """Compares a formula with four published totals."""
-    for name in ("Llama 3.1 8B", "Llama 3.2 1B", "SmolLM2 135M", "Mistral 7B v0.1"):
-        _, total, _, (V, C, L, F, heads, kv_heads, hs, tied) = parameters.PUBLISHED[name]
-        shape = (V, C, L, F, heads, kv_heads, hs, tied)
-        answer = needs_answer(attempt(*shape))
+    """Compares a formula with four published totals, and with that of an invented model."""
+    published = {name: parameters.PUBLISHED[name] for name in
+                 ("Llama 3.1 8B", "Llama 3.2 1B", "SmolLM2 135M", "Mistral 7B v0.1")}
+    for name, (_, total, _, shape) in published.items():
+        answer = as_number(attempt(*shape), "the number of parameters")
         if answer != total:
             reason = llama_mistakes(*shape).get(answer, "Write each term on a line of its own and print it.")
-            raise NotYet(f"{name} has {total:,} parameters; you count {answer:,}. {reason}")
-    return "Your formula gives the exact totals of four published models, each from eight values."
+            raise NotYet(f"{name} has {total:,} parameters; you count {answer:,.15g}. {reason}")
+    V, C, L, F, heads, kv_heads, hs, tied = invented = 500, 72, 7, 90, 6, 3, 16, False
+    total, answer = count_llama(*invented), as_number(attempt(*invented), "the number of parameters")
+    praise = "Your formula gives the exact totals of four published models"
+    if answer == total:
+        return f"{praise}, and of one in which heads * hs is not C."
+    if answer in {total + times * L * C * (C - heads * hs) for times in (1, 2, 3)}:
+        return f"{praise}. They all have heads * hs = C, and your formula relies on it. Not every model has this."
+    raise NotYet(f"A model with V, C, L, F, heads, kv_heads, hs, tied = {invented} has {total:,} parameters; you count "
+                 f"{answer:,.15g}. {llama_mistakes(*invented).get(answer, 'Does each term use the arguments?')}")
 
 
 biases = Exercise(
@@ -289,7 +334,7 @@ groups = Exercise(
      "Which names contain two of your key words?",
      "Where two words match, the order of your tests decides: test for the norms first.",
      "“norm.” and “.ln_” find all norms; then “attn”, then “mlp”, then “lm_head”. The rest are embeddings."),
-    _test_group, group)
+    _test_group, group, seconds=60)  # the first check may have to import transformers
 llama = Exercise(
     "A Llama by formula", 3, 15,
     ("Begin with the table of section 2. Which rows are gone, which have another size, and which row is new?",

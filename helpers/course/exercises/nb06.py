@@ -1,13 +1,17 @@
 """Exercises of notebook 06: MAD by hand, Q, K and V apart, the std of a pool, LayerNorm's gamma and beta folded into
 the next matrix, Q replaced by noise."""
 
+import contextlib
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from helpers import weights
-from helpers.course.checking import Exercise, NotYet, needs_answer
+from helpers.course.checking import (
+    Exercise, NotYet, as_floats, as_number, describe, name_the_mistake, needs_answer, same,
+)
 from helpers.model import GPT, GPTConfig
 
 # --- median absolute deviation ---------------------------------------------------------------------------------------
@@ -20,8 +24,9 @@ def mad(x):
 
 def _test_mad(attempt):
     generator = torch.Generator().manual_seed(0)
-    for x in (torch.tensor([1.0, 2.0, 5.0, 9.0, 60.0]), 5 + torch.randn(1001, generator=generator) ** 3):
-        answer, right = float(needs_answer(attempt(x.clone()))), weights.summarise(x)["mad"]
+    for x in (torch.tensor([-6.0, 2.0, 5.0, 9.0, 60.0]), 5 + torch.randn(1001, generator=generator) ** 3,
+              torch.tensor([-3.0, 40.0, -2.0, -8.0, 1.5, -2.5, -90.0])):
+        answer, right = as_number(attempt(x.clone()), "one number, the MAD"), weights.summarise(x)["mad"]
         mistakes = {
             "You measure from the mean, which the large entries have pulled away. Measure from the median.":
                 (x - x.mean()).abs().median(),
@@ -29,12 +34,14 @@ def _test_mad(attempt):
                 (x - x.median()).abs().mean(),
             "That is the median distance from zero. These entries do not lie around zero.": x.abs().median(),
             "Distances have no sign: take abs() before the second median.": (x - x.median()).median(),
+            "That is the median itself. Now measure how far the entries are from it.": x.median(),
         }
         if not math.isclose(answer, right, abs_tol=1e-4):
             reasons = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 1e-4]
             raise NotYet(reasons[0] if reasons else
                          f"For {len(x)} entries the MAD is {right:.4f}; yours is {answer:.4f}.")
-    return "Half of the entries lie closer to the median than this, whatever the largest ones are."
+    return "Your values are right for 5, 7 and 1,001 entries. Half of the entries lie closer to the median than the " \
+           "MAD, whatever the largest ones are."
 
 
 # --- Q, K and V apart -------------------------------------------------------------------------------------------------
@@ -50,53 +57,77 @@ def qkv_stds(matrices):
     return torch.tensor(rows)
 
 
-def example_layers():
-    """Four fused matrices (3C, C) whose Q, K and V differ in std and mean, and whose rows differ in mean."""
-    generator, C, layers = torch.Generator().manual_seed(3), 24, []
-    for stds in ((0.24, 0.20, 0.06), (0.15, 0.16, 0.10), (0.13, 0.12, 0.13), (0.11, 0.10, 0.16)):
+def example_layers(C, stds):
+    """Fused matrices (3C, C) whose Q, K and V differ in std and mean, and whose rows differ in mean. stds: (Q, K, V)
+    for each layer."""
+    generator, layers = torch.Generator().manual_seed(3), []
+    for row in stds:
         parts = [mean + std * (torch.randn(C, C, generator=generator) + torch.randn(C, 1, generator=generator))
-                 for std, mean in zip(stds, (0.05, 0.0, -0.1))]
+                 for std, mean in zip(row, (0.05, 0.0, -0.1))]
         layers.append(torch.cat(parts))
     return layers
 
 
 def _test_split(attempt):
-    for layout, layers in (("(3C, C)", example_layers()), ("(C, 3C)", [x.T.contiguous() for x in example_layers()])):
-        answer = needs_answer(attempt([x.clone() for x in layers]))
-        try:
-            table = torch.tensor([[float(value) for value in (row.values() if isinstance(row, dict) else row)]
-                                  for row in answer])
-        except TypeError:
-            table = torch.as_tensor(answer)
-        if tuple(table.shape) != (4, 3):
-            together = " If you put the layers together first, their differences are lost."
-            raise NotYet(f"For four layers, each {layout}, expected four rows of three stds, one row for each layer; "
-                         f"yours has the shape {tuple(table.shape)}.{together if table.numel() == 3 else ''}")
-        right = qkv_stds(layers)
-        along = 0 if layout == "(3C, C)" else 1
-        parts = [x.chunk(3, dim=along) for x in layers]
-        mistakes = {
-            f"You cut the wrong axis of {layout}. Cut the axis that is 3C long: nn.Linear has its outputs in the rows, "
-            "Conv1D in the columns.": [[part.std() for part in x.chunk(3, dim=1 - along)] for x in layers],
-            "You take every third row or column. Q, K and V follow one another, each in one block.":
-                [[x.movedim(along, 0)[i::3].std() for i in range(3)] for x in layers],
-            "That is the mean of the stds of single rows. The entries also differ from row to row: take one std of all "
-            "entries.": [[part.std(dim=1).mean() for part in row] for row in parts],
-            "That is the mean of the stds of single columns. Take one std of all entries.":
-                [[part.std(dim=0).mean() for part in row] for row in parts],
-            "Those are variances. The std is the square root.": [[part.var() for part in row] for row in parts],
-            "Every layer has the same row: you put the layers together before you took the std.":
-                [[torch.cat(column).std() for column in zip(*parts)]] * 4,
-        }
-        if not torch.allclose(table, right, rtol=3e-3):  # with n or with n - 1 in the denominator
-            if torch.allclose(table.sort(dim=1).values, right.sort(dim=1).values, rtol=3e-3):
-                raise NotYet("The three stds are right, but not in the order Q, K, V.")
-            reasons = [reason for reason, wrong in mistakes.items()
-                     if torch.allclose(table, torch.tensor(wrong), rtol=3e-3)]
-            shown, wanted = (", ".join(f"{std:.3f}" for std in row[0].tolist()) for row in (table, right))
-            raise NotYet(reasons[0] if reasons else f"For layer 0, stored as {layout}, Q, K and V have the stds "
-                                                    f"{wanted}; yours are {shown}.")
-    return "In both layouts: the axis that is 3C long holds Q, K and V, one block after the other."
+    """Four layers of width 48, then two of width 16, in both layouts."""
+    four = example_layers(48, ((0.24, 0.20, 0.06), (0.15, 0.16, 0.10), (0.13, 0.12, 0.13), (0.11, 0.10, 0.16)))
+    for layers in (four, example_layers(16, ((0.3, 0.1, 0.5), (0.05, 0.2, 0.1)))):
+        _check_stds(attempt, "(3C, C)", layers)
+        _check_stds(attempt, "(C, 3C)", [x.T.contiguous() for x in layers])
+    return "For four and for two layers, in both layouts: the axis that is 3C long holds Q, K and V, one block after " \
+           "the other."
+
+
+def _check_stds(attempt, layout, layers):
+    """Raises NotYet unless the attempt returns the stds of these layers."""
+    L, table = len(layers), _rows_of_stds(attempt([x.clone() for x in layers]))
+    if tuple(table.shape) != (L, 3):
+        together = " If you put the layers together first, their differences are lost."
+        raise NotYet(f"For {L} layers, each {layout}, expected {L} rows of three stds, one row for each layer; "
+                     f"yours has the shape {tuple(table.shape)}.{together if table.numel() == 3 else ''}")
+    right, tolerance = qkv_stds(layers), max(3e-3, table.tolerance)  # with n or with n - 1 in the denominator
+    if torch.allclose(table, right, rtol=tolerance):
+        return
+    if torch.allclose(table.sort(dim=1).values, right.sort(dim=1).values, rtol=tolerance):
+        raise NotYet("The three stds are right, but not in the order Q, K, V.")
+    for reason, wrong in _mistakes_with_stds(layout, layers).items():
+        if torch.allclose(table, torch.tensor(wrong), rtol=tolerance):
+            raise NotYet(reason)
+    layer = int((table - right).abs().sum(dim=1).argmax())
+    shown, wanted = (", ".join(f"{std:.3f}" for std in row[layer].tolist()) for row in (table, right))
+    raise NotYet(f"For layer {layer} of {L}, stored as {layout}, Q, K and V have the stds {wanted}; yours are {shown}.")
+
+
+def _rows_of_stds(answer):
+    """A learner's rows as a tensor. They may be in a dictionary, and each may be one."""
+    table = np.array(answer) if hasattr(answer, "to_numpy") else needs_answer(answer)  # a table of pandas
+    table = list(table.values()) if isinstance(table, dict) else table
+    if isinstance(table, (list, tuple)):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            table = [[float(value) for value in (row.values() if isinstance(row, dict) else row)] for row in table]
+    try:
+        return as_floats(table)
+    except NotYet:
+        raise NotYet(f"Expected one row of three stds for each layer; you returned {describe(answer)}.") from None
+
+
+def _mistakes_with_stds(layout, layers):
+    """{message: the stds that this mistake leads to}."""
+    along = 0 if layout == "(3C, C)" else 1
+    parts = [x.chunk(3, dim=along) for x in layers]
+    return {
+        f"You cut the wrong axis of {layout}. Cut the axis that is 3C long: nn.Linear has its outputs in the rows, "
+        "Conv1D in the columns.": [[part.std() for part in x.chunk(3, dim=1 - along)] for x in layers],
+        "You take every third row or column. Q, K and V follow one another, each in one block.":
+            [[x.movedim(along, 0)[i::3].std() for i in range(3)] for x in layers],
+        "That is the mean of the stds of single rows. The entries also differ from row to row: take one std of all "
+        "entries.": [[part.std(dim=1).mean() for part in row] for row in parts],
+        "That is the mean of the stds of single columns. Take one std of all entries.":
+            [[part.std(dim=0).mean() for part in row] for row in parts],
+        "Those are variances. The std is the square root.": [[part.var() for part in row] for row in parts],
+        "Every layer has the same row: you put the layers together before you took the std.":
+            [[torch.cat(column).std() for column in zip(*parts)]] * len(layers),
+    }
 
 
 # --- the std of a pool -----------------------------------------------------------------------------------------------
@@ -111,26 +142,30 @@ def pooled_std(counts, means, stds):
 
 
 def _test_pooled_std(attempt):
-    generator = torch.Generator().manual_seed(1)
-    groups = [shift + scale * torch.randn(n, generator=generator).double()
-              for n, shift, scale in ((4000, 0.0, 1.0), (1000, 2.0, 0.2), (5000, -1.0, 3.0))]
-    sizes, means, stds = (torch.tensor(row, dtype=torch.float64) for row in zip(
-        *((len(group), group.mean(), group.std(correction=0)) for group in groups)))
-    answer, right = float(needs_answer(attempt(sizes, means, stds))), torch.cat(groups).std().item()
-    weighted = (sizes * stds**2).sum() / sizes.sum()
-    mistakes = {
-        "That is the mean of the stds. Variances can be averaged, stds cannot.": stds.mean(),
-        "That is the weighted mean of the stds. Variances can be averaged, stds cannot.":
-            (sizes * stds).sum() / sizes.sum(),
-        "The groups' means differ, and that widens the pool. Add the variance of the means.": weighted.sqrt(),
-        "A large group counts more than a small one: weight by the counts.": (stds**2).mean().sqrt(),
-        "That is the variance. The std is its square root.": right**2,
-    }
-    if not math.isclose(answer, right, rel_tol=0.001):
-        reasons = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 0.001 * right]
-        raise NotYet(reasons[0] if reasons else
-                     f"The std of the three groups together is {right:.4f}; yours is {answer:.4f}.")
-    return "The count, mean and std of each group are enough: you do not need the data."
+    """Three groups, then five others."""
+    three = ((4000, 0.0, 1.0), (1000, 2.0, 0.2), (5000, -1.0, 3.0))
+    five = ((2000, 5.0, 0.5), (1500, 4.0, 1.5), (6000, 7.0, 1.0), (3000, 5.5, 0.1), (1200, 9.0, 2.0))
+    for number, groups in (("three", three), ("five", five)):
+        generator = torch.Generator().manual_seed(1)
+        data = [shift + scale * torch.randn(n, generator=generator).double() for n, shift, scale in groups]
+        sizes, means, stds = (torch.tensor(row, dtype=torch.float64) for row in zip(
+            *((len(group), group.mean(), group.std(correction=0)) for group in data)))
+        answer = as_number(attempt(sizes.clone(), means.clone(), stds.clone()), "one number, the std of all entries")
+        right, weighted = torch.cat(data).std().item(), (sizes * stds**2).sum() / sizes.sum()
+        mistakes = {
+            "That is the mean of the stds. Variances can be averaged, stds cannot.": stds.mean(),
+            "That is the weighted mean of the stds. Variances can be averaged, stds cannot.":
+                (sizes * stds).sum() / sizes.sum(),
+            "The groups' means differ, and that widens the pool. Add the variance of the means.": weighted.sqrt(),
+            "A large group counts more than a small one: weight by the counts.": (stds**2).mean().sqrt(),
+            "That is the variance. The std is its square root.": right**2,
+        }
+        if not math.isclose(answer, right, rel_tol=0.001):
+            reasons = [reason for reason, wrong in mistakes.items() if abs(answer - float(wrong)) < 0.001 * right]
+            raise NotYet(reasons[0] if reasons else
+                         f"The std of the {number} groups together is {right:.4f}; yours is {answer:.4f}.")
+    return "Right for three and for five groups. The count, mean and std of each group are enough: you do not need " \
+           "the data."
 
 
 # --- fold LayerNorm into the next matrix -----------------------------------------------------------------------------
@@ -143,21 +178,33 @@ def fold(weight, bias, gamma, beta):
 
 
 def _test_fold(attempt):
-    generator = torch.Generator().manual_seed(2)
-    C, N = 8, 24
-    x, weight, bias, gamma, beta = (torch.randn(*shape, generator=generator) for shape in
-                                    ((5, C), (N, C), (N,), (C,), (C,)))
-    new_weight, new_bias = needs_answer(attempt(weight.clone(), bias.clone(), gamma.clone(), beta.clone()))
-    if new_weight.shape != weight.shape or new_bias.shape != bias.shape:
-        raise NotYet(f"Your results have the shapes {tuple(new_weight.shape)} and {tuple(new_bias.shape)}; expected "
-                     f"{(N, C)} and {(N,)}.")
-    plain, y = F.layer_norm(x, (C,)), F.linear(F.layer_norm(x, (C,), gamma, beta), weight, bias)
-    if not torch.allclose(F.linear(plain, new_weight), F.linear(plain, weight * gamma), atol=1e-4):
-        raise NotYet("The weight is not right. gamma scales the inputs, and so the columns of the matrix.")
-    if not torch.allclose(F.linear(plain, new_weight, new_bias), y, atol=1e-4):
-        raise NotYet("The weight is right, but the bias is not: what does the old matrix turn beta alone into?")
-    return f"The outputs agree, and gamma and beta are gone. The std of the weight changed from {weight.std():.3f} " \
-           f"to {new_weight.std():.3f}."
+    """Compares the outputs for a wide, a square and a narrow matrix."""
+    for N, C, seed in ((24, 8, 2), (6, 6, 3), (3, 16, 4)):
+        generator = torch.Generator().manual_seed(seed)
+        x, weight, bias, gamma, beta = (torch.randn(*shape, generator=generator) for shape in
+                                        ((5, C), (N, C), (N,), (C,), (C,)))
+        new_weight, new_bias = _weight_and_bias(attempt(weight.clone(), bias.clone(), gamma.clone(), beta.clone()))
+        if new_weight.shape != weight.shape or new_bias.shape != bias.shape:
+            raise NotYet(f"Your results have the shapes {tuple(new_weight.shape)} and {tuple(new_bias.shape)}; "
+                         f"expected {(N, C)} and {(N,)}.")
+        plain, y = F.layer_norm(x, (C,)), F.linear(F.layer_norm(x, (C,), gamma, beta), weight, bias)
+        precision = 4 * max(new_weight.tolerance, new_bias.tolerance)  # rounding adds up over C products
+        if not same(F.linear(plain, new_weight), F.linear(plain, weight * gamma), precision):
+            name_the_mistake(new_weight, [("You divide by gamma. LayerNorm multiplies by it, so the matrix must, too. "
+                                           "gamma scales the columns.", weight / gamma)])
+            raise NotYet("The weight is not right. gamma scales the inputs, and so the columns of the matrix.")
+        if not same(F.linear(plain, new_weight, new_bias), y, precision):
+            raise NotYet("The weight is right, but the bias is not: what does the old matrix turn beta alone into?")
+    return "The outputs agree for a wide, a square and a narrow matrix, and gamma and beta are gone. The std of the " \
+           f"weight changed from {weight.std():.3f} to {new_weight.std():.3f} in the last one."
+
+
+def _weight_and_bias(answer):
+    """A learner's answer as two tensors."""
+    needs_answer(answer)
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or any(part is None for part in answer):
+        raise NotYet(f"Expected two results: return new_weight, new_bias. You returned {describe(answer)}.")
+    return as_floats(answer[0]), as_floats(answer[1])
 
 
 # --- Q replaced by noise ---------------------------------------------------------------------------------------------
@@ -176,9 +223,9 @@ def loss_with_noise(model, layer, measure):
         Q.copy_(kept)  # even if measure() stops with an error
 
 
-def example_model():
-    """A GPT of three layers, 96 wide, whose Q, K and V differ in mean and std."""
-    model, generator = GPT(GPTConfig(11, 4, 96, 3, 4)), torch.Generator().manual_seed(4)
+def example_model(config=GPTConfig(11, 4, 96, 3, 4)):
+    """A GPT of three layers, 96 wide, or of another size, whose Q, K and V differ in mean and std."""
+    model, generator = GPT(config), torch.Generator().manual_seed(90_210_377)  # no seed that a learner would take
     with torch.no_grad():
         for block in model.transformer.h:
             for piece, mean, std in zip(block.attn.c_attn.weight.chunk(3), (0.3, 0.0, -0.2), (0.5, 0.2, 0.8)):
@@ -224,11 +271,23 @@ def _check_noise(old, new, fused):
 
 
 def _test_noise(attempt):
-    model, layer, loss, seen = example_model(), 1, 1.25, []
+    """Replaces Q of layer 1 of 3, 96 wide, then of layer 0 of 2, 144 wide."""
+    torch.manual_seed(0)  # the same answer gets the same verdict each time
+    _check_replacement(attempt, example_model(), 1, 1.25)
+    _check_replacement(attempt, example_model(GPTConfig(7, 3, 144, 2, 6)), 0, 3.5)
+    return "In models of two sizes, noise with Q's mean and std is in the place of its entries, and afterwards the " \
+           "model is restored."
+
+
+def _check_replacement(attempt, model, layer, loss):
+    """Raises NotYet unless the attempt measures this loss with noise in this layer's Q, and restores the model."""
+    seen, C = [], model.config.n_embd
     copies = lambda of: {key: value.detach().clone() for key, value in of.named_parameters()}  # noqa: E731
-    before, C = copies(model), model.config.n_embd
+    before = copies(model)
 
     def measure(measured):
+        if not isinstance(measured, torch.nn.Module):
+            raise NotYet(f"measure() takes a model; you gave it {describe(measured)}.")
         seen.append(copies(measured))
         return loss if any(not seen[-1][key].equal(before[key]) for key in before) else loss - 1
 
@@ -244,9 +303,9 @@ def _test_noise(attempt):
     if any(not value.equal(before[key]) for key, value in copies(model).items()):
         raise NotYet("The noise is right, but it is still in the model: restore Q. A slice is a view and changes with "
                      "the model, so keep a clone() of it before you write.")
-    if not math.isclose(float(answer), loss, rel_tol=1e-6):
-        raise NotYet(f"You return {float(answer):.3g}; with the noise inside, measure(model) gave {loss}. Return that.")
-    return "The noise has Q's mean and std but none of its entries, and the model is restored."
+    answer = as_number(answer, "the loss, one number")
+    if not math.isclose(answer, loss, rel_tol=1e-6):
+        raise NotYet(f"You return {answer:.3g}; with the noise inside, measure(model) gave {loss}. Return that.")
 
 
 median_distance = Exercise(
@@ -254,14 +313,15 @@ median_distance = Exercise(
     ("You need two medians, one after the other.",
      "First take the median of the entries, x.median(); then the median of their distances from it. Distances have no "
      "sign."),
-    _test_mad, mad,
+    _test_mad, mad, by_hand=("helpers.weights.summarise", "median_abs_deviation"),
 )
 split = Exercise(
     "Q, K and V apart", 2, 10,
     ("Which axis holds the outputs? It is the one that is three times as long as the other: look at x.shape.",
      "tensor.chunk(3, dim=...) cuts an axis into three blocks. Take .std() of each block, without a dim.",
      "For every matrix: axis = 0 if x.shape[0] > x.shape[1] else 1, then [part.std() for part in x.chunk(3, axis)]."),
-    _test_split, qkv_stds,
+    _test_split, qkv_stds, by_hand=tuple(f"helpers.weights.{name}" for name in (
+        "split_qkv", "summarise", "tensor_statistics", "statistics")),
 )
 pool = Exercise(
     "The std of a pool", 2, 10,
@@ -269,7 +329,7 @@ pool = Exercise(
      "Both parts are weighted by the counts: (counts * ...).sum() / counts.sum(). You need the mean of all first.",
      "mean = (counts * means).sum() / counts.sum(). Average stds**2 + (means - mean)**2 in the same way, and take the "
      "square root last."),
-    _test_pooled_std, pooled_std,
+    _test_pooled_std, pooled_std, by_hand=("helpers.weights.pooled",),
 )
 folding = Exercise(
     "Fold gamma and beta into the next matrix", 3, 15,
@@ -288,5 +348,5 @@ noise = Exercise(
      "Q.clone() does not change with it. C is the width, model.config.n_embd.",
      "The noise is kept.mean() + kept.std() * torch.randn_like(kept). Store loss = measure(model) before you call "
      "Q.copy_(kept), and return loss."),
-    _test_noise, loss_with_noise,
+    _test_noise, loss_with_noise, by_hand=("helpers.weights.loss_with",),
 )

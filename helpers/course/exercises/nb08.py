@@ -1,9 +1,15 @@
 """Exercises of notebook 08: bytes of a ring, parts of unequal size, memory per process, a ring all-reduce."""
 
+import copy
+import math
+
+import numpy as np
 import torch
 
 from helpers.course import data_parallel
-from helpers.course.checking import Exercise, NotYet, close, needs_answer
+from helpers.course.checking import (
+    Exercise, NotYet, as_floats, as_number, close, describe, name_the_mistake, needs_answer, same
+)
 
 # --- bytes of a ring -------------------------------------------------------------------------------------------------
 
@@ -15,8 +21,9 @@ def ring_bytes(elements, processes):
 
 def _test_bytes(attempt):
     """Compares a count of bytes for several sizes and numbers of processes."""
-    for elements, processes in ((1_000, 4), (1_000, 2), (124_439_808, 8), (10, 1)):
-        answer, right = float(needs_answer(attempt(elements, processes))), ring_bytes(elements, processes)
+    for elements, processes in ((1_000, 4), (1_000, 2), (124_439_808, 8), (10, 1), (6_006, 3)):
+        answer = as_number(attempt(elements, processes), "the bytes that one process sends, one number")
+        right = ring_bytes(elements, processes)
         if close(answer, right):
             continue
         result = f"For {elements:,} elements and {processes} process(es) your function returns {answer:g}"
@@ -47,34 +54,39 @@ def batch_gradient(loss_of, weight, parts):
 
 
 def _test_parts(attempt):
-    """Compares the gradient of a small regression, for equal and for unequal parts."""
-    def loss_of(weight, x, y):
+    """Compares the gradient of two small regressions, for equal and for unequal parts."""
+    def squared(weight, x, y):
         return ((x @ weight - y) ** 2).mean()
 
-    generator = torch.Generator().manual_seed(0)
-    x, y, start = (torch.randn(*shape, generator=generator) for shape in ((12, 3), (12,), (3,)))
-    for sizes in ((6, 6), (8, 3, 1)):
+    def absolute(weight, x, y):
+        return (x @ weight - y).abs().mean()
+
+    for loss_of, sizes, n in ((squared, (6, 6), 3), (squared, (8, 3, 1), 3), (absolute, (1, 4, 2, 2), 5)):
+        generator = torch.Generator().manual_seed(n)
+        x, y, start = (torch.randn(*shape, generator=generator) for shape in ((sum(sizes), n), (sum(sizes),), (n,)))
         parts = list(zip(x.split(sizes), y.split(sizes)))
         alone = [torch.autograd.grad(loss_of(w := start.clone().requires_grad_(), *part), w)[0] for part in parts]
-        weight = start.clone().requires_grad_()
-        answer = torch.as_tensor(needs_answer(attempt(loss_of, weight, parts))).detach()
         right = batch_gradient(loss_of, start.clone().requires_grad_(), parts)
-        if answer.shape != right.shape:
-            raise NotYet(f"Your answer has the shape {tuple(answer.shape)}; expected that of the weight, {(3,)}.")
-        answer = answer.to(right.dtype)
-        if torch.allclose(answer, right, atol=1e-5):
-            continue
-        case = f"Parts of {' and '.join(map(str, sizes))} rows:"
-        if torch.allclose(answer, sum(alone), atol=1e-5):
-            raise NotYet(f"{case} that is the sum of the parts' gradients. The loss is a mean over all rows.")
-        if torch.allclose(answer, sum(alone) / len(alone), atol=1e-5):
-            raise NotYet(f"{case} that is the plain mean over the parts. A part with more rows must count for more.")
-        if torch.allclose(answer, alone[-1], atol=1e-5):
-            raise NotYet(f"{case} that is the gradient of the last part alone. Keep those of the parts before it.")
-        if torch.allclose(answer, sum(g * len(p[0]) for g, p in zip(alone, parts)), atol=1e-4):
-            raise NotYet(f"{case} that is the gradient of the sum over rows. Divide by the number of all rows.")
-        raise NotYet(f"{case} your gradient is {answer.tolist()}; expected {right.tolist()}.")
+        answer = needs_answer(attempt(loss_of, start.clone().requires_grad_(), parts))
+        if (given := as_floats(answer)).shape != right.shape:
+            raise NotYet(f"You returned {describe(answer)}; expected one gradient of the weight's shape, ({n},).")
+        _explain_gradient(given, right, alone, sizes)
     return "With equal parts, all weights are equal. That is why train() requires a batch that can be cut evenly."
+
+
+def _explain_gradient(answer, right, alone, sizes):
+    """Raises NotYet unless the answer is right. alone: the gradients of the parts, whose numbers of rows are sizes."""
+    if same(answer, right):
+        return
+    case = f"Parts of {' and '.join(map(str, sizes))} rows:"
+    mistakes = (
+        ("that is the sum of the parts' gradients. The loss is a mean over all rows.", sum(alone)),
+        ("that is the plain mean over the parts. A part with more rows must count for more.", sum(alone) / len(alone)),
+        ("that is the gradient of the last part alone. Keep those of the parts before it.", alone[-1]),
+        ("that is the gradient of the sum over rows. Divide by the number of all rows.", right * sum(sizes)),
+    )
+    name_the_mistake(answer, [(f"{case} {message}", wrong) for message, wrong in mistakes])
+    raise NotYet(f"{case} your gradient is {answer.tolist()}; expected {right.tolist()}.")
 
 
 # --- memory per process ----------------------------------------------------------------------------------------------
@@ -87,17 +99,17 @@ def bytes_per_process(parameters, processes, divided):
 
 
 def _test_memory(attempt):
-    """Compares the memory of each stage, for one process and for four."""
+    """Compares the memory of each stage, for one process and for several."""
     for name, divided in data_parallel.STAGES.items():
-        for processes in (1, 4):
-            answer = float(needs_answer(attempt(1_000, processes, divided)))
-            right = data_parallel.bytes_per_process(1_000, processes, divided)
+        for parameters, processes in ((1_000, 1), (1_000, 4), (2_400, 3)):
+            answer = as_number(attempt(parameters, processes, divided), "the bytes of one process, one number")
+            right = data_parallel.bytes_per_process(parameters, processes, divided)
             if close(answer, right):
                 continue
-            case = f"1,000 parameters, {processes} process(es), {name}, divided={divided}: {answer:g} bytes"
-            if processes > 1 and close(answer, 16_000):
+            case = f"{parameters:,} parameters, {processes} process(es), {name}, divided={divided}: {answer:g} bytes"
+            if processes > 1 and close(answer, 16 * parameters):
                 raise NotYet(f"{case}. What is divided must become smaller with more processes.")
-            if processes > 1 and close(answer, 16_000 / processes):
+            if processes > 1 and close(answer, 16 * parameters / processes):
                 raise NotYet(f"{case}. Only what is named in divided is divided; of all else each process has a copy.")
             if close(answer, right * processes) and processes > 1:
                 raise NotYet(f"{case} are those of all processes together. How many does one of them hold?")
@@ -111,48 +123,70 @@ def _test_memory(attempt):
 
 
 def _test_ring(attempt):
-    """Checks the sums of a ring all-reduce of 2, 3 and 5 processes, and what each process sends to whom."""
-    for N in (2, 3, 5):
-        generator = torch.Generator().manual_seed(N)
-        tensors = [torch.randint(1, 100, (4 * N,), generator=generator).float() for _ in range(N)]
-        before, sent = [tensor.clone() for tensor in tensors], []
-
-        def send(source, target, piece):
-            sent.append((int(source), int(target), len(piece)))
-            return piece.clone()
-
-        answer = needs_answer(attempt(tensors, send))
-        total = sum(before)
-        if len(answer) != N or any(torch.as_tensor(own).shape != total.shape for own in answer):
-            raise NotYet(f"{N} processes: return a list of {N} tensors of {4 * N} elements, one for each process.")
-        if not sent:
-            raise NotYet("Nothing was sent. A process knows only its own tensor: all else must come through send().")
-        _check_ring(N, [torch.as_tensor(own).float() for own in answer], total, sent)
+    """Checks the sums of a ring all-reduce of 2, 3 and 5 processes, what each process sends to whom, and that nothing
+    but what arrives is used: in a second run, all that arrives is lost."""
+    for N, size in ((2, 4), (3, 4), (5, 2)):
+        before = list(torch.randint(1, 100, (N, size * N), generator=torch.Generator().manual_seed(N)).float())
+        tensors, sent = [tensor.clone() for tensor in before], []
+        answer = _sums(attempt, tensors, _sender(sent, copy.deepcopy))
+        _check_ring(answer, sum(before), sent)
         if any(not torch.equal(a, b) for a, b in zip(tensors, before)):
             raise NotYet("The sums are right, but your function has changed the tensors it was given: work on a copy.")
-    return "Each process sends 2 (N - 1) pieces of 1/N of the tensor, always to the same neighbour."
+        lost = _sums(attempt, [tensor.clone() for tensor in before], _sender([], lambda piece: piece * math.nan))
+        if not all(own.isnan().all() for own in lost):
+            raise NotYet("The check has also made send() return other numbers, and some of your sums did not change. "
+                         "Use what send() returns; what another process holds cannot be read directly.")
+    return ("With 2, 3 and 5 processes, each has sent 2 (N - 1) / N of its tensor at most, always to the same "
+            "neighbour.")
 
 
-def _check_ring(N, answer, total, sent):
+def _sender(sent, transport):
+    """send(source, target, piece), which notes (source, target, elements) in sent, and returns transport(piece)."""
+    def send(source, target, piece):
+        if not isinstance(piece, (torch.Tensor, np.ndarray)):
+            raise NotYet(f"send(source, target, piece) passes a tensor; the piece is {describe(piece)}.")
+        sent.append((int(source), int(target), math.prod(piece.shape)))
+        return transport(piece.detach() if isinstance(piece, torch.Tensor) else piece)
+
+    return send
+
+
+def _sums(attempt, tensors, send):
+    """The answer of an attempt: a list with one tensor for each process, all of one shape."""
+    N, shape = len(tensors), tensors[0].shape
+    answer = needs_answer(attempt(tensors, send))
+    try:
+        if isinstance(answer, (list, tuple, torch.Tensor, np.ndarray)) and len(answer) == N:
+            return [as_floats(tensor, shape) for tensor in answer]
+    except NotYet:  # what one of the processes holds is no tensor of this shape
+        pass
+    raise NotYet(f"{N} processes: return a list of {N} tensors of {shape[0]} elements, one for each process. You "
+                 f"returned {describe(answer)}.")
+
+
+def _check_ring(answer, total, sent):
     """Raises NotYet unless all N tensors in answer are total, and sent, a list of (source, target, elements), is a
-    ring's."""
+    ring's: each process sends to its right-hand neighbour, or each to its left-hand one."""
+    if not sent:
+        raise NotYet("Nothing was sent. A process knows only its own tensor: all else must come through send().")
+    N, enough = len(answer), 2 * (len(answer) - 1) * len(total) // len(answer)
     wrong = [p for p, own in enumerate(answer) if not torch.allclose(own, total)]
-    far = [(source, target) for source, target, _ in sent if target != (source + 1) % N]
     most = max(sum(size for source, _, size in sent if source == p) for p in range(N))
-    if far:
-        raise NotYet(f"{N} processes: process {far[0][0]} has sent to {far[0][1]}. In the ring it sends only to "
-                     f"its neighbour, {(far[0][0] + 1) % N}.")
+    if not any(all(target == (source + way) % N for source, target, _ in sent) for way in (1, -1)):
+        source, target = next((source, target) for source, target, _ in sent if target != (source + 1) % N)
+        raise NotYet(f"{N} processes: process {source} has sent to {target}. In the ring it sends only to its "
+                     f"neighbour, {(source + 1) % N}.")
     if wrong and all(torch.allclose(own, total / N) for own in answer):
         raise NotYet("These are the means. The all-reduce of this exercise gives the sum; dividing comes after it.")
-    if most == 4 * (N - 1) and wrong:
+    if most == enough // 2 and wrong:
         raise NotYet(f"{N} processes: each has sent {N - 1} pieces, so it holds only one piece of the complete sum. "
                      "Send the finished pieces round the ring once more.")
     if wrong:
         raise NotYet(f"{N} processes: process {wrong[0]} does not hold the sum of all {N} tensors. Which piece "
                      "does each send in the first step, and which has just arrived when the next step begins?")
-    if most > 8 * (N - 1):
+    if most > enough:
         raise NotYet(f"{N} processes: the sums are right, but a process sends {most} elements. Cut the tensor "
-                     f"into {N} pieces and send one per step: {8 * (N - 1)} elements are enough.")
+                     f"into {N} pieces and send one per step: {enough} elements are enough.")
 
 
 volume = Exercise(
@@ -184,7 +218,7 @@ memory = Exercise(
         "if its name is in divided, or else keep all of it.",
         'Loop over {"weights": 2, "gradients": 2, "Adam": 12} and add up n * parameters / (processes or 1).',
     ),
-    _test_memory, bytes_per_process,
+    _test_memory, bytes_per_process, by_hand=("data_parallel.bytes_per_process", "data_parallel.memory_parts"),
 )
 ring = Exercise(
     "A ring all-reduce", 3, 20,
@@ -196,5 +230,5 @@ ring = Exercise(
         "After N - 1 steps process p holds the complete sum of piece (p + 1) % N. In step s of the second round it "
         "sends piece (p + 1 - s) % N, and its neighbour replaces its own piece by it.",
     ),
-    _test_ring, data_parallel.ring_all_reduce,
+    _test_ring, data_parallel.ring_all_reduce, by_hand=("data_parallel.ring_all_reduce", "torch.distributed"),
 )

@@ -3,10 +3,11 @@ split without leakage."""
 
 import math
 
+import numpy as np
 import torch
 
 from helpers.corpus import expected_coverage
-from helpers.course.checking import Exercise, NotYet, close, needs_answer
+from helpers.course.checking import Exercise, NotYet, as_number, as_numbers, close, describe, needs_answer
 from helpers.course.experiments import best_checkpoint
 
 # --- an equal budget -------------------------------------------------------------------------------------------------
@@ -18,23 +19,33 @@ def equal_budget(steps, batch_size, context, new_batch_size, new_context):
 
 
 def _test_budget(attempt):
-    answer = needs_answer(attempt(500, 16, 256, 8, 256))
+    """Compares the numbers of steps for other batches, other contexts, and for budgets that leave a rest."""
+    def steps(*arguments):
+        return as_number(attempt(*arguments), "the number of steps, one number")
+
+    answer = steps(500, 16, 256, 8, 256)
     if close(answer, 250):
         raise NotYet("With half the batch a run needs twice as many steps, not half as many. Invert the fraction.")
     if not close(answer, 1000):
-        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 8 x 256: you return {answer}; expected 1000.")
-    answer = attempt(500, 16, 256, 16, 128)
+        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 8 x 256: you return {answer:g}; expected 1000.")
+    answer = steps(500, 16, 256, 16, 128)
     if close(answer, 500):
         raise NotYet("A shorter context also means fewer tokens per step: a step reads batch size x context tokens.")
     if not close(answer, 1000):
-        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 16 x 128: you return {answer}; expected 1000.")
-    answer = attempt(100, 10, 10, 3, 7)
+        raise NotYet(f"500 steps of 16 x 256 tokens, then steps of 16 x 128: you return {answer:g}; expected 1000.")
+    answer = steps(100, 10, 10, 3, 7)
     if close(answer, 10_000 / 21):
-        raise NotYet(f"A run cannot make {float(answer):.2f} steps. Round down: the budget must not be exceeded.")
+        raise NotYet(f"A run cannot make {answer:.2f} steps. Round down: the budget must not be exceeded.")
     if close(answer, 477):
         raise NotYet("477 steps of 3 x 7 tokens read 10,017, more than the 10,000 of the first run. Round down.")
     if not close(answer, equal_budget(100, 10, 10, 3, 7)):
-        raise NotYet(f"100 steps of 10 x 10 tokens, then steps of 3 x 7: you return {answer}; expected 476.")
+        raise NotYet(f"100 steps of 10 x 10 tokens, then steps of 3 x 7: you return {answer:g}; expected 476.")
+    answer = steps(90, 6, 16, 7, 5)
+    if close(answer, 247):
+        raise NotYet("247 steps of 7 x 5 tokens read 8,645, more than the 8,640 of the first run. Round down, not to "
+                     "the nearest whole number.")
+    if not close(answer, equal_budget(90, 6, 16, 7, 5)):
+        raise NotYet(f"90 steps of 6 x 16 tokens, then steps of 7 x 5: you return {answer:g}; expected 246.")
     return "The arms of this notebook read as many tokens as the base arm, unless its text says otherwise."
 
 
@@ -51,54 +62,57 @@ def paired_difference(losses, base_losses):
 
 
 def _test_difference(attempt):
-    a, b = [5.2, 5.9, 5.5, 5.1], [5.0, 5.8, 5.2, 5.0]
-    answer = needs_answer(attempt(list(a), list(b)))
-    if not hasattr(answer, "__len__") or len(answer) != 2:
-        raise NotYet("Return two values: the mean of the differences and its standard error.")
-    mean, error = map(float, answer)
-    right_mean, right_error = paired_difference(a, b)
-    if close(mean, -right_mean):
-        raise NotYet("The sign is wrong. Subtract the base arm from the first arm: a positive difference is worse.")
-    if not close(mean, right_mean):
-        raise NotYet(f"The mean of the differences is {right_mean:.4f}; you return {mean:.4f}.")
-    n, spread = len(a), right_error * math.sqrt(len(a))
+    """Compares the mean and its standard error for 4, 3 and 6 seeds."""
+    for a, b in (([5.2, 5.9, 5.5, 5.1], [5.0, 5.8, 5.2, 5.0]), ([4.0, 4.5, 4.1], [4.6, 4.7, 4.4]),
+                 ([6.1, 5.8, 6.6, 6.0, 5.2, 6.3], [6.2, 5.5, 5.9, 6.3, 5.0, 5.6])):
+        mean, error = as_numbers(attempt(list(a), list(b)), ("the mean of the differences", "its standard error"))
+        right, right_error = paired_difference(a, b)
+        if close(mean, -right, 1e-4):
+            raise NotYet("The sign is wrong. Subtract the base arm from the first arm: a positive difference is worse.")
+        if close(mean, right_error, 1e-4) and close(error, right, 1e-4):
+            raise NotYet("The two values are in the wrong order: return the mean, then its standard error.")
+        if not close(mean, right, 1e-4):
+            raise NotYet(f"The mean of the differences is {right:.4f}; you return {mean:.4f}.")
+        for wrong, message in _error_mistakes(a, b):
+            if close(error, wrong, 1e-4):
+                raise NotYet(message)
+        if not close(error, right_error, 1e-4):
+            raise NotYet(f"The mean is right. Its standard error is {right_error:.4f}; you return {error:.4f}.")
+    return "Chance that raises both losses of a pair alike cancels in their difference."
 
-    def variance(values):
-        middle = sum(values) / n
-        return sum((value - middle) ** 2 for value in values) / (n - 1)
 
-    for wrong, message in (
+def _error_mistakes(a, b):
+    """The results of typical mistakes in the standard error: (number, message) pairs."""
+    n, error = len(a), paired_difference(a, b)[1]
+    spread = error * math.sqrt(n)
+    return (
         (spread, "That is the standard deviation of one difference. The mean of n differences varies less: divide by "
          "sqrt(n)."),
         (spread * math.sqrt((n - 1) / n), "That is the standard deviation of one difference, computed with n. The mean "
          "comes from the same data, so divide the sum of squares by n - 1, and then the variance by n."),
-        (right_error * math.sqrt((n - 1) / n), "Divide the sum of squares by n - 1: the mean comes from the same data. "
+        (error * math.sqrt((n - 1) / n), "Divide the sum of squares by n - 1: the mean comes from the same data. "
          "(torch.std does this by default, numpy.std with ddof=1.)"),
-        (right_error**2, "That is the square of the standard error: take the root."),
+        (error**2, "That is the square of the standard error: take the root."),
         (spread / n, "Divide the standard deviation by sqrt(n), not by n."),
-        (math.sqrt((variance(a) + variance(b)) / n), "You use the spread of each arm by itself. But runs with the same "
-         "seed share their luck: take the difference of each pair first, then the spread of the differences."),
-    ):
-        if close(error, wrong, 1e-4):
-            raise NotYet(message)
-    if not close(error, right_error, 1e-4):
-        raise NotYet(f"The mean is right. Its standard error is {right_error:.4f}; you return {error:.4f}.")
-    return "Pairs share the initial weights and the batches, so their differences vary less than independent runs."
+        (math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / n), "You use the spread of each arm by itself. But runs "
+         "with the same seed share their luck: take the difference of each pair first, then the spread of the "
+         "differences."),
+    )
 
 
 # --- how much of a text is sampled -----------------------------------------------------------------------------------
 
 
 def _test_coverage(attempt):
-    cases = ((50, 10, 1), (50, 10, 8), (50, 10, 4000), (9, 8, 1))
-    for N, T, draws in cases:
-        answer = float(needs_answer(attempt(N, T, draws)))
+    """Compares the coverage for several texts, windows and numbers of draws."""
+    for N, T, draws in ((50, 10, 1), (50, 10, 8), (50, 10, 4000), (9, 8, 1), (31, 4, 5), (26, 17, 2)):
+        answer = as_number(attempt(N, T, draws), "the expected share of all tokens, one number")
         right = expected_coverage(N, T, draws)
         if close(answer, right, 1e-5):
             continue
         for wrong, message in (
             (1 - (1 - T / (N - T)) ** draws if T < N - T else -1, "That is the share inside the text. Near both ends "
-             "fewer windows contain a token: count the windows of each token (exercise 3 of notebook 07)."),
+             "fewer windows contain a token: count the windows of each token, as in notebook 07."),
             (1 - (1 - T / N) ** draws, "There are N - T starts, not N, and near both ends fewer than T windows contain "
              "a token."),
             (min(1.0, draws * T / N), "draws * T counts a token twice if it is drawn twice. What is the probability "
@@ -118,10 +132,8 @@ def _test_coverage(attempt):
 
 
 def _test_checkpoint(attempt):
+    """Compares the two indices for curves of several lengths, and for patience of 1 to 9."""
     curve = [8.0, 6.0, 5.5, 5.6, 5.4, 5.5, 5.6, 5.7, 5.2]
-    answer = needs_answer(attempt(list(curve), 2))
-    if not hasattr(answer, "__len__") or len(answer) != 2:
-        raise NotYet("Return two indices: the checkpoint to keep, and the measurement after which training stops.")
     for losses, patience, hint in (
         (curve, 2, "5.6 is no new best, but 5.4 is: start counting again from 5.4."),
         (curve, 1, "With patience 1 training stops at the first measurement that is no new best."),
@@ -129,25 +141,38 @@ def _test_checkpoint(attempt):
         ([3.0, 2.0, 2.0, 2.0, 1.0], 2, "An equal loss is no improvement: keep the earlier checkpoint and "
                                        "continue counting."),
         ([3.0, 2.0, 1.0], 1, "The loss falls until the end: keep the last checkpoint."),
+        ([2.0, 2.5, 2.25, 2.125, 1.0, 3.0], 3, "The first measurement is the best, and three others follow it."),
+        ([4.0, 3.0, 3.5, 3.25], 3, "Only two measurements follow the best one when training ends."),
     ):
-        kept, stopped = map(int, attempt(list(losses), patience))
-        right_kept, right_stopped = best_checkpoint(losses, patience)
-        case = f"For {losses} and patience {patience}"
-        if (kept, stopped) == (right_kept, right_stopped):
-            continue
-        comparison = f"{case} you return {kept} and {stopped}; expected {right_kept} and {right_stopped}. {hint}"
-        if hint.startswith("An equal"):
-            raise NotYet(comparison)
-        if kept == stopped and kept == right_stopped:
-            raise NotYet(f"{case} you keep the last checkpoint. Keep the best one measured up to that point.")
-        if kept == losses.index(min(losses)) and kept > right_stopped:
-            raise NotYet(f"{case} you keep a checkpoint that is never reached: training stops before it.")
-        if kept == right_kept and stopped == right_stopped + 1:
-            raise NotYet(f"{case} you stop one measurement too late. {hint}")
-        if kept == right_kept and stopped == right_stopped - 1:
-            raise NotYet(f"{case} you stop one measurement too early. {hint}")
-        raise NotYet(comparison)
+        answer = attempt(list(losses), patience)
+        kept, stopped = as_numbers(answer, ("the index of the checkpoint to keep", "the index of the measurement "
+                                                                                   "after which training stops"))
+        _explain_checkpoint(kept, stopped, losses, patience, hint)
     return "A rule that looks at the test set has used it: report the loss on a set that has chosen nothing."
+
+
+def _explain_checkpoint(kept, stopped, losses, patience, hint):
+    """Raises NotYet unless the two indices are right."""
+    right_kept, right_stopped = best_checkpoint(losses, patience)
+    if (kept, stopped) == (right_kept, right_stopped):
+        return
+    case = f"For {losses} and patience {patience}"
+    comparison = f"{case} you return {kept:g} and {stopped:g}; expected {right_kept} and {right_stopped}. {hint}"
+    if hint.startswith("An equal"):
+        raise NotYet(comparison)
+    if (kept, stopped) == (right_stopped, right_kept):
+        raise NotYet(f"{case} your two indices are in the wrong order: first the one to keep.")
+    if (kept, stopped) == (losses[right_kept], losses[right_stopped]):
+        raise NotYet(f"{case} you return two losses. Return their indices.")
+    if kept == stopped == right_stopped:
+        raise NotYet(f"{case} you keep the last checkpoint. Keep the best one measured up to that point.")
+    if kept == losses.index(min(losses)) and kept > right_stopped:
+        raise NotYet(f"{case} you keep a checkpoint that is never reached: training stops before it.")
+    if kept == right_kept and stopped == right_stopped + 1:
+        raise NotYet(f"{case} you stop one measurement too late. {hint}")
+    if kept == right_kept and stopped == right_stopped - 1:
+        raise NotYet(f"{case} you stop one measurement too early. {hint}")
+    raise NotYet(comparison)
 
 
 # --- a split without leakage -----------------------------------------------------------------------------------------
@@ -186,18 +211,28 @@ def _split_mistakes(starts, T, first, last):
     }
 
 
+def _as_masks(answer, n):
+    """A learner's two masks over n windows, as Boolean tensors."""
+    needs_answer(answer)
+    if not isinstance(answer, (tuple, list, torch.Tensor, np.ndarray)) or len(answer) != 2:
+        raise NotYet(f"Return two masks: train, test. You returned {describe(answer)}.")
+    masks = []
+    for name, mask in zip(("train", "test"), answer):
+        try:
+            masks.append(torch.as_tensor(mask if isinstance(mask, torch.Tensor) else np.asarray(mask)))
+        except (TypeError, ValueError, RuntimeError):
+            raise NotYet(f"{name}: expected a Boolean mask of shape ({n},); yours is {describe(mask)}.") from None
+        if masks[-1].dtype != torch.bool or masks[-1].shape != (n,):
+            raise NotYet(f"{name}: expected a Boolean mask of shape ({n},); yours is {describe(mask)}.")
+    return masks
+
+
 def _test_split(attempt):
-    starts, T = torch.randperm(60, generator=torch.Generator().manual_seed(0)), 5
-    for first, last in ((20, 40), (50, 66)):
-        answer = needs_answer(attempt(starts.clone(), T, first, last))
-        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-            raise NotYet("Return two masks: train, test.")
-        masks = [torch.as_tensor(mask) for mask in answer]
+    """Compares the masks for regions in the middle, at the end, shorter than a window, and at the beginning."""
+    for n, T, first, last in ((60, 5, 20, 40), (60, 5, 50, 66), (45, 9, 20, 24), (33, 2, 0, 7)):
+        starts = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+        masks = _as_masks(attempt(starts.clone(), T, first, last), n)
         right = leak_free_split(starts, T, first, last)
-        for name, mask in zip(("train", "test"), masks):
-            if mask.dtype != torch.bool or mask.shape != starts.shape:
-                raise NotYet(f"{name}: expected a Boolean mask of shape ({len(starts)},); yours has the shape "
-                             f"{tuple(mask.shape)} and the type {mask.dtype}.")
         if all(map(torch.equal, masks, right)):
             continue
         for message, wrong in _split_mistakes(starts, T, first, last).items():
@@ -209,7 +244,7 @@ def _test_split(attempt):
                 raise NotYet(f"T = {T}, test region {first} to {last - 1}. The window that starts at {start} contains "
                              f"the tokens {start} to {start + T}; your {name} mask is {bool(mask[starts == start])} "
                              "for it.")
-    return "The windows lost at the edges are the price of an honest test."
+    return "Windows across an edge of the test region are in neither set, so both sets lose some text."
 
 
 budget = Exercise(
@@ -230,18 +265,18 @@ coverage = Exercise(
     "How much of a text is sampled", 2, 15,
     ("Take one token. What is the probability that one draw contains it? That all draws miss it? Then take the mean "
      "over all tokens.",
-     "You counted the windows that contain token i in exercise 3 of notebook 07: their starts run from "
+     "You counted the windows that contain token i in an exercise of notebook 07: their starts run from "
      "max(0, i - T + 1) to min(i, N - T - 1).",
      "For each token, missed = (1 - windows / (N - T)) ** draws. The coverage is the mean of 1 - missed over all N "
      "tokens."),
-    _test_coverage, expected_coverage,
+    _test_coverage, expected_coverage, by_hand=("corpus.expected_coverage",),
 )
 checkpoint = Exercise(
     "The best checkpoint", 2, 10,
     ("Go through the losses and remember the index of the best one so far.",
      "Since the best loss there have been i - best measurements. When this number reaches patience, return best and i. "
      "After the loop, return best and the last index."),
-    _test_checkpoint, best_checkpoint,
+    _test_checkpoint, best_checkpoint, by_hand=("experiments.best_checkpoint",),
 )
 split = Exercise(
     "A split without leakage", 3, 15,

@@ -1,26 +1,39 @@
 """Exercises of notebook 10: where to copy from, an induction score for any text, a run without one head, the restored
 share of a patch."""
 
+import contextlib
 import math
 
+import numpy as np
 import torch
 
 from helpers import circuits
-from helpers.course.checking import Exercise, NotYet, as_floats, name_the_mistake, needs_answer, same
+from helpers.course.checking import Exercise, NotYet, as_floats, describe, name_the_mistake, needs_answer, same
 from helpers.model import GPT, GPTConfig
 
 # --- material of the checks ------------------------------------------------------------------------------------------
 
 
-def small_model(shape, seed, scale=0.4):
+def small_model(shape, seed, scale=0.4, vocab_size=13):
     """A GPT with large random weights, so that every head matters. shape: (n_layer, n_head, n_embd); scale: std."""
     layers, heads, width = shape
-    model = GPT(GPTConfig(vocab_size=13, n_positions=8, n_embd=width, n_layer=layers, n_head=heads)).eval()
+    model = GPT(GPTConfig(vocab_size=vocab_size, n_positions=8, n_embd=width, n_layer=layers, n_head=heads)).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
         parameter.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Inside `with`, torch uses one thread: for models as small as these, more of them only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _remove_hooks(model):
@@ -44,13 +57,26 @@ def copy_sources(ids):
     return sources
 
 
+def _as_sources(answer, ids):
+    """A learner's answer as a list with a whole number or None for each of the ids."""
+    needs_answer(answer)
+    if not isinstance(answer, (list, tuple, torch.Tensor, np.ndarray)) or len(answer) != len(ids):
+        raise NotYet(f"Expected a list with one entry for each of the {len(ids)} tokens. You returned "
+                     f"{describe(answer)}.")
+    answer = [entry.item() if isinstance(entry, (torch.Tensor, np.generic)) and math.prod(entry.shape) == 1 else entry
+              for entry in answer]
+    for t, entry in enumerate(answer):
+        if entry is not None and not isinstance(entry, (int, float)):
+            raise NotYet(f"Expected a list of positions, with None where the token is new; your entry {t} is "
+                         f"{describe(entry)}.")
+    return answer
+
+
 def _test_sources(attempt):
-    """Compares the sources in three texts: a repetition, a token that occurs three times, and one that doubles."""
-    for ids in ([7, 3, 9, 4, 7, 3, 9], [5, 8, 2, 5, 1, 2, 5, 6], [4, 4, 6, 4, 6]):
-        answer = needs_answer(attempt(list(ids)))
-        if not isinstance(answer, (list, tuple)) or len(answer) != len(ids):
-            raise NotYet(f"Expected a list with one entry for each of the {len(ids)} tokens; yours is {answer!r}.")
-        answer, right = list(answer), copy_sources(ids)
+    """Compares the sources in a repetition, a text in which a token occurs three times, two in which tokens stand
+    twice in a row, and one without any repetition."""
+    for ids in ([7, 3, 9, 4, 7, 3, 9], [5, 8, 2, 5, 1, 2, 5, 6], [4, 4, 6, 4, 6], [0, 11, 0, 0], [3, 1, 2]):
+        answer, right = _as_sources(attempt(list(ids)), ids), copy_sources(ids)
         if answer == right:
             continue
         first = [ids.index(token) + 1 if token in ids[:t] else None for t, token in enumerate(ids)]
@@ -67,7 +93,7 @@ def _test_sources(attempt):
                 raise NotYet(message)
         t = next(t for t in range(len(ids)) if answer[t] != right[t])
         raise NotYet(f"In {ids}, the token at position {t} is {ids[t]}. Expected {right[t]}, but yours is {answer[t]}.")
-    return "An induction head looks at exactly these positions."
+    return "These are the positions at which an induction head should look."
 
 
 # --- an induction score for any text ---------------------------------------------------------------------------------
@@ -91,10 +117,11 @@ def _test_score(attempt):
     for heads, ids, seed in ((3, [4, 1, 7, 2, 4, 1, 7], 0), (2, [5, 8, 2, 5, 1, 2, 5, 6, 8], 1),
                              (4, [4, 4, 6, 4, 6], 2)):
         maps, tokens = _example(heads, ids, seed)
-        answer = as_floats(attempt(maps.clone(), tokens))
+        returned = attempt(maps.clone(), tokens.clone())
+        answer = as_floats(returned)
         if tuple(answer.shape) != (heads,):
-            raise NotYet(f"Expected one score for each of the {heads} heads, shape ({heads},); yours has the shape "
-                         f"{tuple(answer.shape)}.")
+            raise NotYet(f"Expected one score for each of the {heads} heads, shape ({heads},). You returned "
+                         f"{describe(returned)}.")
         right, T = score_on_text(maps, tokens), len(ids)
         if same(answer, right):
             continue
@@ -116,7 +143,7 @@ def _test_score(attempt):
         ))
         expected, given = ([round(x, 4) for x in values.tolist()] for values in (right, answer))
         raise NotYet(f"For {heads} heads and the ids {ids} the scores should be {expected}; yours are {given}.")
-    return "Your score works for any text, not only for one that repeats in halves."
+    return "Tried with 2 to 4 heads, and with texts in which the distance to the last occurrence varies."
 
 
 # --- a run without one head ------------------------------------------------------------------------------------------
@@ -144,22 +171,29 @@ def _without(model, ids, heads):
         return model(ids)
 
 
+ABLATION_CASES = (  # shape, vocab_size, (B, T), layer, head
+    ((2, 3, 12), 13, (2, 6), 1, 0), ((3, 2, 10), 11, (3, 5), 0, 1), ((4, 5, 15), 17, (1, 7), 2, 3),
+)
+
+
+@one_thread()
 @torch.no_grad()
 def _test_ablate(attempt):
-    """Compares logits for two shapes, and looks for hooks after a run and after a run that fails."""
-    for shape, layer, head, seed in (((2, 3, 12), 1, 0, 0), ((3, 2, 8), 0, 1, 1)):
-        model = small_model(shape, seed)
+    """Compares logits for three shapes, and looks for hooks after a run and after a run that fails."""
+    for seed, (shape, vocab_size, size, layer, head) in enumerate(ABLATION_CASES):
+        model = small_model(shape, seed, vocab_size=vocab_size)
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
-        ids = torch.randint(13, (2, 6), generator=torch.Generator().manual_seed(seed))
+        ids = torch.randint(vocab_size, size, generator=torch.Generator().manual_seed(seed))
         complete = model(ids)
-        answer = needs_answer(attempt(model, ids, layer, head))
+        returned = needs_answer(attempt(model, ids.clone(), layer, head))
         if _remove_hooks(model):
             raise NotYet("The logits may be right, but a hook is still registered: every later run would lack this "
                          "head, too. Keep what register_forward_pre_hook returns, and call its remove().")
         _check_unchanged(model, before, ids, complete)
-        answer, right = as_floats(answer), _without(model, ids, [(layer, head)])
+        answer, right = as_floats(returned), _without(model, ids, [(layer, head)])
         if answer.shape != right.shape:
-            raise NotYet(f"Expected the logits, with the shape {tuple(right.shape)}; yours have {tuple(answer.shape)}.")
+            raise NotYet(f"Expected the logits, with the shape {tuple(right.shape)}. You returned "
+                         f"{describe(returned)}.")
         _explain_ablation(answer, right, model, ids, layer, head)
     return _test_failing_run(attempt, model, before, ids, complete)
 
@@ -185,8 +219,8 @@ def _explain_ablation(answer, right, model, ids, layer, head):
 def _check_unchanged(model, before, ids, complete):
     """Raises NotYet unless the model still has its weights, and computes what it computed before."""
     if any(not torch.equal(weight, before[name]) for name, weight in model.state_dict().items()):
-        raise NotYet("Your function changes the model's weights, so the head stays lost. Change an activation in a "
-                     "hook instead.")
+        raise NotYet("Your function changes the model's weights, and they stay changed. Change an activation in a hook "
+                     "instead.")
     if not same(model(ids), complete):
         raise NotYet("After your function, a plain model(ids) gives other logits than before: something in the model "
                      "is still replaced. Use a hook, and remove it.")
@@ -235,26 +269,40 @@ def patch_share(model, clean, corrupted, answer, other, layer, position):
     return (difference(corrupted, patch) - lowest) / (highest - lowest)
 
 
-SHARE_CASES = (((3, 2, 8), 2, 3, 13), ((2, 3, 12), 1, 5, 30))  # shape, layer, position, seed: shares inside 0 to 1
+SHARE_CASES = (  # shape, vocab_size, (B, T), layer, position, seed with which the share lies inside 0 to 1
+    ((3, 2, 8), 13, (3, 6), 2, 3, 13), ((2, 3, 12), 11, (2, 7), 1, 5, 51), ((4, 4, 20), 17, (4, 5), 3, 4, 4),
+)
 
 
+def _share_arguments(shape, vocab_size, size, layer, position, seed):
+    """The arguments of an attempt: a model, two texts that differ at one position, two tokens, and a place."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(vocab_size, size, generator=generator)
+    corrupted = clean.clone()
+    changed = clean[:, 2] + 1 + torch.randint(vocab_size - 2, size[:1], generator=generator)
+    corrupted[:, 2] = changed % vocab_size
+    answer, other = (torch.randint(vocab_size, size[:1], generator=generator) for _ in range(2))
+    other = torch.where(other == answer, (other + 1) % vocab_size, other)
+    return (small_model(shape, seed, 1.0, vocab_size), clean, corrupted, answer, other, layer, position)
+
+
+@one_thread()
 @torch.no_grad()
 def _test_share(attempt):
-    """Compares the share for two shapes, two layers and two positions."""
-    for shape, layer, position, seed in SHARE_CASES:
-        model, generator = small_model(shape, seed, scale=1.0), torch.Generator().manual_seed(seed)
-        clean = torch.randint(13, (3, 6), generator=generator)
-        corrupted = clean.clone()
-        corrupted[:, 2] = (clean[:, 2] + 1 + torch.randint(11, (3,), generator=generator)) % 13
-        answer, other = (torch.randint(13, (3,), generator=generator) for _ in range(2))
-        other = torch.where(other == answer, (other + 1) % 13, other)
-        value = as_floats(attempt(model, clean, corrupted, answer, other, layer, position))
+    """Compares the share for three shapes, layers and positions."""
+    for case in SHARE_CASES:
+        model, *arguments = _share_arguments(*case)
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        complete = model(arguments[0])
+        returned = attempt(model, *(value.clone() if isinstance(value, torch.Tensor) else value for value in arguments))
+        value = as_floats(returned)
         if _remove_hooks(model):
             raise NotYet("A hook is still registered on the model. Remove each hook, in a finally block.")
+        _check_unchanged(model, before, arguments[0], complete)
         if value.numel() != 1:
-            raise NotYet(f"Expected one number, the mean over the batch; yours has the shape {tuple(value.shape)}.")
-        _explain_share(value.item(), model, clean, corrupted, answer, other, layer, position)
-    return "One vector of the clean run, at one layer and one position, and you know what it brings back."
+            raise NotYet(f"Expected one number, the mean over the batch. You returned {describe(returned)}.")
+        _explain_share(value.item(), max(1e-3, value.tolerance), model, *arguments)
+    return "This share is one cell of the figure: what one vector of the clean run, at one position, brings back."
 
 
 def _mean_of_shares(model, clean, corrupted, answer, other, place):
@@ -270,8 +318,8 @@ def _mean_of_shares(model, clean, corrupted, answer, other, place):
         return ((difference(model(corrupted)) - low) / (high - low)).mean().item()
 
 
-def _explain_share(value, model, clean, corrupted, answer, other, layer, position):
-    """Raises NotYet unless the value is the right share."""
+def _explain_share(value, tolerance, model, clean, corrupted, answer, other, layer, position):
+    """Raises NotYet unless the value is the right share, within a relative tolerance."""
 
     def difference(ids, source=None, places=()):
         if source is None:
@@ -281,7 +329,10 @@ def _explain_share(value, model, clean, corrupted, answer, other, layer, positio
 
     place, T = [(layer, position)], clean.shape[1]
     high, low, patched = difference(clean), difference(corrupted), difference(corrupted, clean, place)
-    right, reverse = (patched - low) / (high - low), difference(clean, corrupted, place)
+    right = (patched - low) / (high - low)
+    if math.isclose(value, right, rel_tol=tolerance, abs_tol=1e-4):
+        return
+    reverse = difference(clean, corrupted, place)
     mistakes = {
         "That is the patched logit difference itself. Subtract the corrupted one, and divide by clean minus corrupted.":
             patched,
@@ -297,13 +348,11 @@ def _explain_share(value, model, clean, corrupted, answer, other, layer, positio
         "You patch all positions, which always restores everything. Patch one.":
             (difference(corrupted, clean, [(layer, t) for t in range(T)]) - low) / (high - low),
     }
-    if not math.isclose(value, right, rel_tol=1e-3, abs_tol=1e-4):
-        for message, wrong in mistakes.items():
-            if math.isclose(value, wrong, rel_tol=1e-3, abs_tol=1e-4):
-                raise NotYet(message)
-        raise NotYet(f"In layer {layer}, at position {position}, the logit differences are {high:.4f} (clean), "
-                     f"{low:.4f} (corrupted) and {patched:.4f} (patched), so the share is {right:.4f}; yours is "
-                     f"{value:.4f}.")
+    for message, wrong in mistakes.items():
+        if math.isclose(value, wrong, rel_tol=tolerance, abs_tol=1e-4):
+            raise NotYet(message)
+    raise NotYet(f"In layer {layer}, at position {position}, the logit differences are {high:.4f} (clean), {low:.4f} "
+                 f"(corrupted) and {patched:.4f} (patched), so the share is {right:.4f}; yours is {value:.4f}.")
 
 
 sources = Exercise(
@@ -327,7 +376,7 @@ ablate = Exercise(
      "elements each.",
      "A forward pre-hook is a function of (module, inputs). It returns the new inputs as a tuple, (z,). Change a copy.",
      "hook = module.register_forward_pre_hook(function), then try: return model(ids), and finally: hook.remove()."),
-    _test_ablate, run_without_head,
+    _test_ablate, run_without_head, by_hand=("circuits.ablated", "circuits.changed_inputs"),
 )
 share = Exercise(
     "The restored share of a patch", 3, 15,
@@ -339,4 +388,5 @@ share = Exercise(
      "The logit difference of a run: last = model(ids)[:, -1], then (last.gather(1, answer[:, None]) - last.gather(1, "
      "other[:, None])).mean(). The share is (patched - corrupted) / (clean - corrupted)."),
     _test_share, patch_share,
+    by_hand=("circuits.record", "circuits.patched", "circuits.restored_shares", "circuits.changed_inputs"),
 )
