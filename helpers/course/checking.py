@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Number
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from helpers.course import judge, progress
 from helpers.course.display import show_source
 
+LONGEST = 2000  # characters of a verdict
 TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}  # for answers of low precision; 1e-4 for all others
 
 
@@ -27,11 +28,12 @@ class NotBegun(NotYet):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: whether the attempt is right and written by hand, and the sentence for the learner."""
+    """What a check found, and the sentence for the learner. A solution is right and, where asked, written by hand."""
 
     solved: bool
     text: str
     begun: bool = True
+    right: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Exercise:
         what it prints is shown, but not more than the first lines."""
         prints, calls, run = judge.Prints(), {}, _Attempt(attempt)
         try:
-            with judge.settings_restored(), contextlib.redirect_stdout(prints), \
+            with judge.settings_restored(), contextlib.redirect_stdout(prints), contextlib.redirect_stderr(prints), \
                     judge.calls_watched(self.by_hand) as calls, judge.limited_time(self.seconds):
-                verdict = Verdict(True, f"correct. {self.test(run.callable)}")
+                verdict = Verdict(True, f"correct. {self.test(run.callable)}", right=True)
         except NotYet as reason:
             verdict = Verdict(False, f"not yet. {reason}", begun=not isinstance(reason, NotBegun))
         except judge.OutOfTime:
@@ -76,18 +78,26 @@ class Exercise:
                                      "loops end? (The menu's Kernel, Interrupt stops any cell.)")
         except SystemExit:
             verdict = Verdict(False, "not yet. Your code ends the program, with sys.exit() or exit(). Use return.")
-        except Exception as error:  # anything that a learner's code, or an answer of an unexpected kind, may raise
+        except KeyboardInterrupt:  # the learner pressed the stop button
+            raise
+        except BaseException as error:  # anything that a learner's code, or an answer of an unexpected kind, may raise
             verdict = Verdict(False, f"not yet. {run.explain(error)}")
-        if verdict.solved and attempt is not self.solution and (taken := self._taken(attempt, calls)):
+        if verdict.right and attempt is not self.solution and (taken := self._taken(attempt, calls)):
             text = verdict.text.replace("correct.", "correct, but not by hand.", 1)
-            verdict = Verdict(False, f"{text} Your code uses {taken[0]}, which you are asked to write.")
-        printed = prints.shown()
-        return Verdict(verdict.solved, f"{printed}\n{self.title}: {verdict.text}".lstrip("\n"), verdict.begun)
+            verdict = Verdict(False, f"{text} Your code uses {taken[0]}, which you are asked to write.", right=True)
+        return self._with_prints(verdict, prints.shown())
+
+    def _with_prints(self, verdict, printed):
+        """The verdict with the exercise's title and, before it, what the learner's code has printed."""
+        text = verdict.text if len(verdict.text) <= LONGEST else f"{verdict.text[:LONGEST]} ..."
+        text = f"{printed}\n{self.title}: {text}".lstrip("\n").encode("utf-8", "backslashreplace").decode()
+        return replace(verdict, text=text)
 
     def _taken(self, attempt, calls):
-        """The functions that the exercise asks to write and that the attempt calls, or is."""
-        own = judge.library_name(attempt)
-        return [own for pattern in self.by_hand if judge.is_called(own, pattern)] + list(calls)
+        """The functions that the exercise asks to write and that the attempt calls, or is, or inherits from."""
+        bases = attempt.__mro__[:-1] if isinstance(attempt, type) else [attempt]
+        own = [name for name in map(judge.library_name, bases) if not name.startswith("helpers.course.exercises.")]
+        return [name for name in own for pattern in self.by_hand if judge.is_called(name, pattern)] + list(calls)
 
     @property
     def name(self):
@@ -113,14 +123,14 @@ class _Attempt:
     """Calls a learner's function, and remembers what it returned or raised, to tell its mistakes from the check's."""
 
     def __init__(self, attempt):
-        self.error, self.returned, self.has_returned, self.callable = None, None, False, attempt
+        self.error, self.returned, self.has_returned, self.callable, self.attempt = None, None, False, attempt, attempt
         if callable(attempt) and not isinstance(attempt, (type, torch.nn.Module)):
             self.callable = functools.update_wrapper(functools.partial(self._call, attempt), attempt)
 
     def _call(self, attempt, *arguments, **options):
         try:
             self.returned = attempt(*arguments, **options)
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             raise
         self.has_returned = True
@@ -128,11 +138,13 @@ class _Attempt:
 
     def explain(self, error):
         """A sentence on an error: it came from the learner's code, or from an answer that the check cannot read."""
-        line = judge.learners_line(error)
+        line, message = judge.learners_line(error), judge.in_words(error, str)
         if line or error is self.error:
-            return f"Your code stopped with {type(error).__name__}: {error}" + (f" (in {line})" if line else "")
+            return f"Your code stopped with {type(error).__name__}: {message}" + (f" (in {line})" if line else "")
+        if not self.has_returned and not callable(self.attempt):
+            return f"Give the check the function itself, without calling it; you gave {describe(self.attempt)}."
         given = f" You returned {describe(self.returned)}." if self.has_returned else ""
-        return f"The check cannot use your answer.{given} ({type(error).__name__}: {error})"
+        return f"The check cannot use your answer.{given} ({type(error).__name__}: {message})"
 
 
 # --- reading an answer -----------------------------------------------------------------------------------------------
@@ -158,7 +170,7 @@ def describe(answer):
         if parts.startswith((" tensor", " array")):
             parts += f" of shape{plural} {' and '.join(str(tuple(part.shape)) for part in answer[:4])}"
         return f"a {type(answer).__name__} of {len(answer)}{parts}"
-    text = repr(answer)
+    text = judge.in_words(answer)
     article = "an" if type(answer).__name__[0] in "aeiou" else "a"
     return f"{article} {type(answer).__name__}: {text if len(text) <= 60 else text[:57] + '...'}"
 

@@ -5,15 +5,19 @@ import _thread
 import contextlib
 import functools
 import io
+import os
 import random
+import signal
 import sys
 import sysconfig
 import threading
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from IPython import get_ipython
 
 HELPERS = str(Path(__file__).resolve().parents[1])
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
@@ -27,6 +31,14 @@ class OutOfTime(Exception):
 def is_learners(filename):
     """Whether code from this file was written by the learner: not by the course, by Python or by a package."""
     return not filename.startswith((HELPERS, "<frozen", "<string>", *LIBRARIES))  # <string>: made by a dataclass
+
+
+def in_words(value, function=repr):
+    """repr(value), or str(value), or the value's type where that fails."""
+    try:
+        return function(value)
+    except Exception:
+        return f"an object of the type {type(value).__name__}"
 
 
 def learners_line(error):
@@ -44,35 +56,66 @@ def learners_line(error):
 def limited_time(seconds):
     """Raises OutOfTime when the code inside has not ended after so many seconds. It interrupts as Ctrl-C does, again
     and again until the code ends. Only the main thread can be interrupted: in any other there is no limit."""
-    ended, lock, expired = threading.Event(), threading.Lock(), threading.Event()
-
-    def watch():
-        wait = seconds
-        while not ended.wait(wait):
-            with lock:
-                if not ended.is_set():
-                    expired.set()
-                    _thread.interrupt_main()
-            wait = 0.05
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    threading.Thread(target=watch, daemon=True).start()
+    watch = _Watch(seconds)
+    before = signal.signal(signal.SIGINT, watch.interrupt)
+    threading.Thread(target=watch.run, daemon=True).start()
     try:
         try:
             yield
         finally:
-            with lock:
-                ended.set()
+            watch.active = False
     except KeyboardInterrupt:  # of the watch, or of the learner, who pressed the stop button
-        if not expired.is_set():
+        watch.active = False
+        if not watch.expired:
             raise
     except Exception:  # raised by code that has caught the interrupt, or by a check
-        if not expired.is_set():
+        if not watch.expired:
             raise
-    if expired.is_set():
+    finally:
+        watch.end()
+        signal.signal(signal.SIGINT, before)
+    if watch.expired:
         raise OutOfTime(seconds)
+
+
+class _Watch:
+    """Interrupts the main thread after some seconds, and then five times a second until end() is called."""
+
+    def __init__(self, seconds):
+        self.seconds, self.active, self.expired = seconds, True, False
+        self.lock, self.ended = threading.Lock(), threading.Event()
+
+    def run(self):
+        """The watch's own thread."""
+        wait = self.seconds
+        while not self.ended.wait(wait):
+            with self.lock:
+                if not self.ended.is_set():
+                    self.expired = True
+                    _interrupt_main()
+            wait = 0.2
+
+    def interrupt(self, number, frame):
+        """The handler of SIGINT meanwhile. A late signal of the watch does nothing."""
+        if self.active or not self.expired:
+            raise KeyboardInterrupt
+
+    def end(self):
+        """No signal is sent from now on."""
+        self.active = False
+        with self.lock:
+            self.ended.set()
+
+
+def _interrupt_main():
+    """Interrupts the main thread, also while it waits in the operating system, where that is possible."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 # --- prints ----------------------------------------------------------------------------------------------------------
@@ -106,26 +149,91 @@ class Prints(io.TextIOBase):
 
 @contextlib.contextmanager
 def settings_restored():
-    """Restores afterwards what code can change for the whole process: torch's default dtype and device, its threads,
-    the gradient mode, the precision of matrix products, and the random state of torch, NumPy and Python."""
+    """Begins with torch's usual settings, whatever the notebook has changed, and restores afterwards what code can
+    change for the whole process: settings of torch, NumPy and Python, the random states, the folder, the functions of
+    torch and NumPy."""
+    with contextlib.ExitStack() as stack:
+        for keep in (_keep_torch, _keep_random_states, _keep_python, _keep_functions):
+            stack.enter_context(keep())
+        stack.enter_context(np.errstate())
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(contextlib.chdir(os.getcwd()))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def _set_device(device):
+    if torch.get_default_device() != device:
+        torch.set_default_device(None if device.type == "cpu" else device)
+
+
+@contextlib.contextmanager
+def _keep_torch():
+    """torch's default dtype and device are float32 and the CPU inside; they and its other settings come back."""
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
-    grad, precision = torch.is_grad_enabled(), torch.get_float32_matmul_precision()
+    grad, precision, anomaly = torch.is_grad_enabled(), torch.get_float32_matmul_precision(), torch.is_anomaly_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_default_dtype(torch.float32)
+    _set_device(torch.device("cpu"))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        _set_device(device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_grad_enabled(grad)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_anomaly_enabled(anomaly)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextlib.contextmanager
+def _keep_random_states():
+    """The random states of torch, NumPy and Python."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
-        torch.set_default_dtype(dtype)
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type == "cpu" else device)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.set_grad_enabled(grad)
-        torch.set_float32_matmul_precision(precision)
         for restore, state in zip((torch.set_rng_state, np.random.set_state, random.setstate), states):
             restore(state)
         if on_gpu:
             torch.cuda.set_rng_state_all(on_gpu)
+
+
+@contextlib.contextmanager
+def _keep_python():
+    """The environment, the recursion limit, and the kernel: inside, exit() and quit() raise SystemExit."""
+    environment, limit, shell = dict(os.environ), sys.getrecursionlimit(), get_ipython()
+
+    def ask_exit():
+        raise SystemExit
+
+    if shell is not None:
+        shell.ask_exit = ask_exit  # in a kernel exit() raises nothing: it only asks the kernel to end
+    try:
+        yield
+    finally:
+        if shell is not None:
+            del shell.ask_exit  # the method of the class is visible again
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.setrecursionlimit(limit)
+
+
+@contextlib.contextmanager
+def _keep_functions():
+    """What torch, torch.nn.functional and numpy call their functions: torch.softmax = ... is undone."""
+    kept = [(vars(module), {name: value for name, value in vars(module).items() if not name.startswith("_")})
+            for module in (torch, torch.nn.functional, np)]
+    try:
+        yield
+    finally:
+        for names, before in kept:
+            names.update({name: value for name, value in before.items() if names.get(name) is not value})
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def read(file):
         states = json.loads(file.read_text(encoding="utf-8"))
         if all(state in (SOLVED, TRIED) for state in states.values()):
             return states
-    except (ValueError, AttributeError, TypeError):  # no JSON, no dictionary, or values that are none of these
+    except (ValueError, AttributeError, TypeError, RecursionError):  # no JSON, or not a dictionary of states
         pass
     raise ValueError(f"{file} is not a progress file of this course; expected {{exercise: \"solved\" or \"tried\"}}. "
                      "Move it away or delete it; the next check begins a new one.")
@@ -86,7 +86,12 @@ def title_of(notebook):
 
 def progress():
     """Shows the map of all notebooks and exercises: ● solved, ◐ tried, ○ not begun."""
-    states, rows, solved = read(path()), [], 0
+    rows, solved = [], 0
+    try:
+        states = read(path())
+    except (OSError, ValueError) as error:
+        print(assets.printable(f"Your progress cannot be read. {error}"))
+        states = {}
     for notebook, own in exercises().items():
         done = sum(states.get(name) == SOLVED for name in own)
         solved += done

@@ -1,14 +1,18 @@
 """The judge is not fooled by mutants of a solution, is fair to correct attempts of every style, and harms nothing."""
 
+import asyncio
 import copy
 import dataclasses
 import importlib
 import itertools
 import math
+import os
 import pkgutil
 import random
+import signal
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -132,6 +136,17 @@ def row_sums(x):
     return total
 
 
+def _check_in_a_file_of_the_course():
+    """A check that cannot read any answer, and whose code counts as the course's, as that of all real checks does."""
+    namespace = {"torch": torch}
+    source = "def check(attempt):\n    return attempt(torch.ones(2)).no_such_attribute"
+    exec(compile(source, f"{judge.HELPERS}/course/exercises/nb99.py", "exec"), namespace)
+    return namespace["check"]
+
+
+UNREADING = _check_in_a_file_of_the_course()
+
+
 # --- does no harm ----------------------------------------------------------------------------------------------------
 
 
@@ -166,11 +181,16 @@ def test_a_loop_without_end_is_stopped_with_advice():
             except BaseException:
                 pass
 
-    for attempt in (forever, stubborn):
+    def asleep(x):
+        time.sleep(100)
+
+    for attempt in (forever, stubborn, asleep):
         start = time.perf_counter()
         said = text_of(attempt, seconds=0.5)
         assert "stopped after 0.5 seconds" in said and "Interrupt" in said
         assert time.perf_counter() - start < 10
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    time.sleep(0.5)  # a late interrupt would stop this test
 
 
 def test_a_learner_may_still_interrupt_a_check():
@@ -186,6 +206,79 @@ def test_a_program_that_ends_does_not_end_the_notebook():
         sys.exit(3)
 
     assert "sys.exit()" in text_of(ends)
+
+
+def test_exit_in_a_kernel_does_not_end_it(monkeypatch):
+    class Shell:
+        """Stands for IPython: exit() raises nothing there, it calls this method."""
+
+        def ask_exit(self):
+            raise AssertionError("the kernel ends")
+
+    shell = Shell()
+    monkeypatch.setattr(judge, "get_ipython", lambda: shell)
+    assert "sys.exit()" in text_of(lambda x: shell.ask_exit())
+    with pytest.raises(AssertionError, match="the kernel ends"):
+        shell.ask_exit()
+
+
+def test_no_error_leaves_a_check():
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def raises(error):
+        def attempt(x):
+            raise error
+        return attempt
+
+    for error in (Unprintable(), GeneratorExit(), asyncio.CancelledError(), RecursionError("deep")):
+        assert f"Your code stopped with {type(error).__name__}" in text_of(raises(error))
+    assert "The check cannot use" in text_of(lambda x: torch.nn.Module.__new__(torch.nn.Module), test=UNREADING)
+    assert "Give the check the function itself" in text_of(torch.ones(2), test=UNREADING)
+    assert "\\ud800" in text_of(lambda x: print("\ud800"))
+
+
+def test_long_messages_and_warnings_are_shortened(capsys):
+    def long(x):
+        for i in range(3000):
+            sys.stderr.write(f"warning {i}\n")
+        raise ValueError("line\n" * 5000)
+
+    assert len(text_of(long)) < 5000 and "warning 0" in text_of(long) and not capsys.readouterr().err
+
+
+def test_the_notebooks_settings_do_not_make_a_right_answer_wrong():
+    exercise, attempt = ALL["nb02", "layer_norm"], CASES["nb02", "layer_norm"].styles[0]
+    for change, undo in ((lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
+                         (lambda: torch.set_default_dtype(torch.half), lambda: torch.set_default_dtype(torch.float32)),
+                         (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None))):
+        change()
+        try:
+            assert exercise.judge(attempt).solved
+        finally:
+            undo()
+    with torch.inference_mode():
+        assert exercise.judge(attempt).solved
+
+
+def test_a_subclass_of_what_is_to_be_written_is_not_by_hand():
+    class Mine(torch.nn.LayerNorm):
+        pass
+
+    verdict = ALL["nb02", "layer_norm"].judge(Mine)
+    assert not verdict.solved and "not by hand" in verdict.text
+
+
+def test_own_code_that_prints_is_used_in_later_cells():
+    from helpers.course.exercises import nb02
+
+    class Chatty(nb02.model_parts.MLP):
+        def forward(self, x):
+            print("x", x.shape)
+            return super().forward(x)
+
+    assert nb02.own_or_reference("MLP", Chatty) is Chatty
 
 
 def test_thousands_of_prints_are_shortened(capsys):
@@ -208,12 +301,17 @@ def test_a_check_restores_every_setting():
         torch.set_grad_enabled(False)
         torch.set_float32_matmul_precision("medium")
         torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        torch.softmax, os.environ["COURSE_SIZE"] = None, "full"
+        torch.use_deterministic_algorithms(True), torch.set_anomaly_enabled(True), np.seterr(all="raise")
+        os.chdir("/"), sys.setrecursionlimit(500), warnings.simplefilter("error")
         return [2 * value for value in x.tolist()]
 
     def settings():
         return (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(), torch.is_grad_enabled(),
                 torch.get_float32_matmul_precision(), torch.get_rng_state().tolist(), random.getstate(),
-                [np.asarray(part).tolist() for part in np.random.get_state()], sys.getprofile(), sys.stdout)
+                [np.asarray(part).tolist() for part in np.random.get_state()], sys.getprofile(), sys.stdout, sys.stderr,
+                torch.softmax, dict(os.environ), torch.are_deterministic_algorithms_enabled(), np.geterr(), os.getcwd(),
+                torch.is_anomaly_enabled(), sys.getrecursionlimit(), list(warnings.filters))
 
     before = settings()
     EXERCISE.judge(changes)
@@ -229,10 +327,7 @@ def test_it_says_who_stopped_and_where():
     assert "Your code stopped with TypeError" in said and '`return x @ "a"`' in said
     assert "Your code stopped with TypeError" in text_of(lambda: None)  # it takes no argument
 
-    namespace = {"torch": torch}  # a check in a file of the course, as all real ones are
-    source = "def check(attempt):\n    return attempt(torch.ones(2)).shape"
-    exec(compile(source, f"{judge.HELPERS}/course/exercises/nb99.py", "exec"), namespace)
-    said = text_of(lambda x: {"a": 1}, test=namespace["check"])
+    said = text_of(lambda x: {"a": 1}, test=UNREADING)
     assert "The check cannot use your answer. You returned a dict: {'a': 1}" in said and "Your code stopped" not in said
 
 

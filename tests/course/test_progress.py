@@ -81,7 +81,10 @@ def test_it_lies_beside_the_course_or_on_a_mounted_drive(monkeypatch, tmp_path):
 def test_a_damaged_file_is_named_and_kept(file, capsys, text):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="mine.json is not a progress file of this course; expected"):
-        progress()
+        module.read(file)
+    progress()
+    printed = capsys.readouterr().out
+    assert "Your progress cannot be read." in printed and "0 of" in printed, "a damaged file must not stop Run all"
     nb00.shares.check(lambda numbers: [number / sum(numbers) for number in numbers])
     printed = capsys.readouterr().out
     assert "correct." in printed and "Your progress was not saved." in printed and "mine.json" in printed
