@@ -1,5 +1,5 @@
-"""The verdicts on claims about speed (2, 6, 7, 8 and 25; notebooks 01 and 03), from what was measured on this machine
-and from the records of other machines.
+"""The verdicts on claims about speed (2, 6, 7, 8 and 25; notebook 03), from what was measured on this machine and from
+the records of other machines.
 
 Each function returns a Row, for ledger.add(number, *row). A claim about a CPU and a GPU is settled by both halves only,
 and never by a small stand-in for Model 5: then the notebook passes None for what it has measured itself.
@@ -164,8 +164,9 @@ def fused_qkv(differences, ratios, gpu, recorded):
     """Claim 2: one fused QKV matrix gives the same numbers as three separate ones, and is faster.
 
     differences: {"whole numbers": largest difference, "random numbers": ...}. ratios: {(device, rows of x): quartiles
-    of the time of three / time of one}, measured here. gpu: which of the devices is a GPU, or None. recorded: [(record,
-    rows, [median, lower quartile, upper quartile])], the ratios of forward and backward pass in records of notebook 03.
+    of the time of three / time of one}, forward and backward, measured here; empty for a stand-in. gpu: which of the
+    devices is a GPU, or None. recorded: [(record, rows, [median, lower quartile, upper quartile])], the same ratios in
+    records of other machines.
     """
     equal = differences["whole numbers"] == 0 and differences["random numbers"] < 1e-3
     cases = {f"{place}, {_rows(rows)}": (place == gpu, *quartiles) for (place, rows), quartiles in ratios.items()}
@@ -182,12 +183,12 @@ def fused_qkv(differences, ratios, gpu, recorded):
     else:
         verdict = len(faster) == len(cases) or ("depends" if faster else False)
     medians = ", ".join(f"{middle:.2f} ({name})" for name, (_, _, middle, _) in cases.items())
-    conditions = [f"the same numbers: {'yes' if equal else 'no'}",
-                  f"faster by more than {CLEAR - 1:.0%}: {_joined(faster) or 'nowhere'}"]
-    on = [*dict.fromkeys(place for place, _ in ratios), "width 768, forward"]
+    conditions = [f"the same numbers: {'yes' if equal else 'no'}"]
+    conditions += [f"faster by more than {CLEAR - 1:.0%}: {_joined(faster) or 'nowhere'}"] if cases else []
+    on = [*dict.fromkeys(place for place, _ in ratios), "width 768, forward and backward"] if ratios else []
     on += [f"{text}, forward and backward" for text in dict.fromkeys(_recorded(record) for record, *_ in recorded)]
     return Row(f"largest difference {differences['whole numbers']:.0f} on whole numbers; time of three / time of one, "
-               f"medians: {medians}", _joined(on), verdict,
+               f"medians: {medians or NOT_REAL}", _joined(on) or "a small stand-in for Model 5", verdict,
                _joined([NO_GPU, *conditions] if verdict == "unmeasured here" else conditions))
 
 

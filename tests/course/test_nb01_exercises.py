@@ -1,4 +1,6 @@
-"""Notebook 01's exercises: plausible wrong answers get a sentence that helps, other right answers are accepted."""
+"""Notebook 01's exercises: plausible wrong answers get a sentence that helps, right answers the right praise.
+
+tests/course/exercise_cases/nb01.py has right answers of many styles."""
 
 import math
 
@@ -28,44 +30,6 @@ def masked(scores):
     return hide(scores).softmax(-1)
 
 
-def heads_with(split=attention.split_heads, attend=attention.attention, merge=attention.merge_heads, order=(0, 1, 2),
-               project=F.linear):
-    """An attempt at attention with several heads, with one of its steps exchanged."""
-    def attempt(x, w_qkv, b_qkv, w_0, b_0, nh):
-        parts = F.linear(x, w_qkv, b_qkv).chunk(3, dim=-1)
-        return project(merge(attend(*(split(parts[i], nh) for i in order))), w_0, b_0)
-    return attempt
-
-
-def view_alone(x, nh):
-    return x.reshape(x.shape[0], nh, x.shape[1], -1)
-
-
-def without_transpose(x, nh):
-    return x.reshape(*x.shape[:2], nh, -1)
-
-
-def turned(heads):
-    return heads.transpose(1, 2).reshape(2, 7, 12)
-
-
-def straight(heads):
-    return heads.reshape(2, 7, 12)
-
-
-def torch_call(**options):
-    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options)
-
-
-def unbiased(x, w_qkv, b_qkv, w_0, b_0, nh):
-    return nb01.multi_head(x, w_qkv, torch.zeros_like(b_qkv), w_0, b_0, nh)
-
-
-def interleaved(x, w_qkv, b_qkv, w_0, b_0, nh):
-    q, k, v = F.linear(x, w_qkv, b_qkv).view(*x.shape[:2], nh, 3, -1).permute(3, 0, 2, 1, 4)
-    return F.linear(attention.merge_heads(attention.attention(q, k, v)), w_0, b_0)
-
-
 def every_third(heads, w_0):
     nh = heads.shape[1]
     return torch.stack([heads[:, h] @ w_0[:, h::nh].T for h in range(nh)], dim=1)
@@ -74,6 +38,27 @@ def every_third(heads, w_0):
 def shares_equally(heads, w_0):
     nh = heads.shape[1]
     return (attention.merge_heads(heads) @ w_0.T / nh).unsqueeze(1).expand(-1, nh, -1, -1)
+
+
+def gradients_with(back=lambda w, dw: w * (dw - (dw * w).sum(1, keepdim=True)), scale=math.sqrt,
+                   transpose=(False, True, True), weigh=attention.attention_weights, swap=False):
+    """An attempt at the gradients. back: from w and dw to ds; transpose: whether ds for dq, ds for dk, w for dv is;
+    swap: whether dq is computed with q, and dk with k."""
+    def attempt(q, k, v, dy):
+        w = weigh(q, k)
+        ds = back(w, dy @ v.T) / scale(q.shape[1])
+        by_query, by_key, by_value = (part.T if turn else part for part, turn in zip((ds, ds, w), transpose))
+        return by_query @ (q if swap else k), by_key @ (k if swap else q), by_value @ dy
+    return attempt
+
+
+def only(index, attempt):
+    """Gradients of which only one, dq (0), dk (1) or dv (2), is the attempt's."""
+    def mixed(*arguments):
+        right = list(nb01.attention_gradients(*arguments))
+        right[index] = attempt(*arguments)[index]
+        return right
+    return mixed
 
 
 def short_queries(T, n):
@@ -106,7 +91,10 @@ WRONG = {
         (lambda z, target: -z.log_softmax(0).max(), "most likely token"),
         (lambda z, target: -z.log_softmax(0), "a single number"),
         (lambda z, target: -z.sigmoid()[target].log(), "Write down softmax(z)"),
-        (lambda z, target: -(z[target].exp() / z[:5].exp().sum()).log(), "50 equal scores"),
+        (lambda z, target: -(z[target].exp() / z[:7].exp().sum()).log(), "50 equal scores"),
+        (lambda z, target: -(z[target].exp() / z.exp().sum()).log(), "too large for a 32-bit"),
+        (lambda z, target: -z.log_softmax(0)[2], "target 5"),
+        (lambda z, target: "two", "a str: 'two'"),
     ],
     "window": [
         (lambda T, w: (torch.ones(T, T).tril() - torch.ones(T, T).tril(-w)) / w, "fewer than w tokens"),
@@ -120,6 +108,7 @@ WRONG = {
         (lambda T, w: (nb01.window_average(T, w) > 0).float(), "that is their sum"),
         (lambda T, w: nb01.window_average(T, w).flip(0, 1).T, "Your columns sum to 1"),
         (lambda T, w: torch.ones(T), "matrix of shape (6, 6)"),
+        (lambda T, w: nb01.window_average(T, 3), "not for T = 4 and w = 9"),
         (lambda T, w: F.normalize((torch.eye(T) + torch.eye(T)[0]).clamp(max=1), p=1), "1 / (number of its tokens)"),
     ],
     "causal": [
@@ -138,6 +127,12 @@ WRONG = {
         (attention_with(lambda scores: scores.tril()), "without a softmax"),
         (attention_with(masked, scale=lambda d_k: math.sqrt(5)), "sqrt(T)"),
         (attention_with(lambda scores: scores.softmax(-1), scale=lambda d_k: math.sqrt(5)), "sqrt(T)"),
+        (lambda q, k, v: masked(q @ k.mT / math.sqrt(v.shape[-1])) @ v, "square root of the width of the values"),
+        (lambda q, k, v: (q @ k.mT / math.sqrt(v.shape[-1])).softmax(-1).tril() @ v, "the width of the values"),
+        (lambda q, k, v: masked(q @ k.permute(2, 1, 0) / 3) @ v, ".T reverses all dimensions"),
+        (lambda q, k, v: masked(q @ k.t() / 3) @ v, ".T reverses all dimensions"),
+        (lambda q, k, v: masked(q @ k.transpose(0, 1) / 3) @ v, "message: The size of tensor a (2)"),
+        (lambda q, k, v: masked(q @ k / 3) @ v, "The last two dimensions of k must change places"),
         (lambda q, k, v: attention.attention(k, q, v), "changed places"),
         (lambda q, k, v: attention.attention(q, k, q), "multiply them by q"),
         (lambda q, k, v: attention.attention(q, k, k), "multiply them by k"),
@@ -151,33 +146,41 @@ WRONG = {
         (attention_with(lambda scores: hide(scores, value=-1e9).softmax(0)), "largest difference"),
         (lambda q, k, v: attention.attention_weights(q, k), "shape of the weights"),
         (lambda q, k, v: attention.attention(q, k, v)[0], "Expected the shape of v"),
+        (lambda q, k, v: attention.attention(q, k, v) if q.ndim == 3 else v, "(3, 2, 7, 4)"),
         (lambda q, k, v: v, "largest difference"),
     ],
-    "heads": [
-        (heads_with(attend=torch_call()), "is_causal=True"),
-        (heads_with(attend=torch_call(is_causal=True, scale=12**-0.5)), "divide by sqrt(hs)"),
-        (heads_with(attend=torch_call(is_causal=True, scale=1)), "not divided"),
-        (heads_with(attend=lambda q, k, v: attention.attention(q / 2, k, v)), "divided twice"),
-        (heads_with(split=view_alone), "Splitting"),
-        (heads_with(split=view_alone, merge=straight), "Splitting"),
-        (heads_with(merge=straight), "Merging"),
-        (heads_with(split=without_transpose, merge=straight), "not the heads"),
-        (heads_with(split=without_transpose, attend=torch_call(), merge=straight), "not the heads"),
-        (heads_with(split=without_transpose, attend=torch_call(is_causal=True), merge=turned), "transpose(1, 2) after"),
-        (heads_with(split=without_transpose, attend=torch_call(), merge=turned), "transpose(1, 2) after"),
-        (lambda x, w_qkv, *others: x @ w_qkv, "w_qkv is (out, in): x @ w_qkv.T."),
-        (lambda x, w_qkv, *others: nb01.multi_head(x, w_qkv.T, *others), "w_qkv is (out, in): x @ w_qkv.T."),
-        (heads_with(split=lambda x, nh: x, merge=lambda x: x), "one head of full width"),
-        (heads_with(project=lambda x, w_0, b_0: x), "W0 (c_proj)"),
-        (heads_with(project=lambda x, w_0, b_0: x @ w_0 + b_0), "by its transpose"),
-        (heads_with(project=lambda x, w_0, b_0: x @ w_0.T), "bias of the last matrix"),
-        (unbiased, "bias of the fused matrix"),
-        (heads_with(order=(1, 0, 2)), "Q and K have changed places"),
-        (heads_with(order=(1, 2, 0)), "V comes last"),
-        (lambda x, *others: x + nb01.multi_head(x, *others), "added outside"),
-        (heads_with(attend=lambda q, k, v: hide(q @ k.mT / 2, 0).softmax(-1) @ v), "hides the diagonal"),
-        (heads_with(merge=lambda x: attention.merge_heads(x)[:, -1]), "Expected the shape of x"),
-        (interleaved, "largest difference"),
+    "lookup": [
+        (lambda query, keys, values, scale: (scale * keys @ query).softmax(0), "These are the weights"),
+        (lambda query, keys, values, scale: (scale * keys @ query).softmax(0)[:, None] * values, "Add up the rows"),
+        (lambda query, keys, values, scale: values[(keys @ query).argmax()], "as in a dictionary"),
+        (lambda query, keys, values, scale: (keys @ query).softmax(0) @ values, "The scale is missing"),
+        (lambda query, keys, values, scale: (keys @ query / scale).softmax(0) @ values, "You divide by the scale"),
+        (lambda query, keys, values, scale: scale * (keys @ query).softmax(0) @ values, "belongs inside the softmax"),
+        (lambda query, keys, values, scale: scale * keys @ query @ values, "used as weights"),
+        (lambda query, keys, values, scale: keys @ query / (keys @ query).sum() @ values, "divided by their sum"),
+        (lambda query, keys, values, scale: values.mean(0), "plain mean"),
+        (lambda query, keys, values, scale: nb01.soft_lookup(query, keys, values, scale)[:1], "has the shape (1,)"),
+        (lambda query, keys, values, scale: nb01.soft_lookup(query, keys, values, 1.5), "the scale 0.7"),
+        (lambda query, keys, values, scale: 2 * values[0], "Print the weights"),
+        (lambda query, keys, values, scale: {"result": 1}, "a dict"),
+    ],
+    "split": [
+        (lambda x, nh: x.view(x.shape[0], nh, x.shape[1], -1), "head 0 gets the first tokens only"),
+        (lambda x, nh: x.view(*x.shape[:2], nh, -1), "the exchange of T and nh"),
+        (lambda x, nh: x.view(*x.shape[:2], -1, nh).permute(0, 3, 1, 2), "every nh-th element"),
+        (lambda x, nh: torch.stack(x.chunk(nh, -1)), "before the batch"),
+        (lambda x, nh: x, "expected the shape (2, 3, 5, 4)"),
+        (lambda x, nh: x.chunk(nh, -1)[0], "expected the shape"),
+        (lambda x, nh: nb01.split_into_heads(x, nh).flip(1), "not the content"),
+        (lambda x, nh: nb01.split_into_heads(x, nh) if nh == 3 else x, "nh = 2, expected the shape"),
+    ],
+    "merge": [
+        (lambda heads: heads.reshape(heads.shape[0], heads.shape[2], -1), "other tokens"),
+        (lambda heads: heads.transpose(1, 2), "the last step"),
+        (lambda heads: heads.permute(0, 2, 3, 1).flatten(2), "side by side"),
+        (lambda heads: heads.sum(1), "the sum of the heads"),
+        (lambda heads: heads, "expected the shape (2, 5, 12)"),
+        (lambda heads: nb01.merged(heads.flip(1)), "not the content"),
     ],
     "contributions": [
         (lambda heads, w_0: nb01.head_contributions(heads, w_0.T), "not of its rows"),
@@ -197,49 +200,61 @@ WRONG = {
         (lambda T, n: (torch.zeros(T, T), torch.eye(T)), "not at token"),
         (lambda T, n: nb01.offset_head(T, 1), "not at token t - n = 0"),
         (lambda T, n: nb01.offset_head(T + 1, n), "need 8 rows"),
-        (lambda T, n: nb01.offset_head(T, n)[0], "two tensors"),
+        (lambda T, n: nb01.offset_head(T, n)[0], "You returned a tensor of shape (8, 8)"),
+    ],
+    "backward": [
+        (gradients_with(lambda w, dw: dw), "The softmax is missing: you use"),
+        (gradients_with(lambda w, dw: dw.tril()), "only the mask is there"),
+        (gradients_with(lambda w, dw: w * dw), "A weight also falls"),
+        (gradients_with(lambda w, dw: w * (1 - w) * dw), "w * (1 - w) is the diagonal of the softmax's derivative"),
+        (gradients_with(lambda w, dw: w * (1 - w) * dw, scale=lambda d_k: 1), "is the diagonal of"),
+        (gradients_with(lambda w, dw: w * (1 - w) * dw, scale=lambda d_k: 1), "sqrt(d_k) is missing on the way back"),
+        (gradients_with(transpose=(True, False, True)), "You use ds transposed"),
+        (gradients_with(transpose=(True, False, True), scale=lambda d_k: 1), "You use ds transposed. The division by"),
+        (gradients_with(swap=True), "In dq: dq = ds @ k: a score changes with the query by the key. You multiply by q"),
+        (gradients_with(swap=True, transpose=(True, False, True)), "dq and dk have changed places"),
+        (gradients_with(scale=lambda d_k: 2), "the width of the values"),
+        (only(1, gradients_with(scale=lambda d_k: 1)), "dv and dq are right. In dk: The division by sqrt(d_k)"),
+        (only(1, gradients_with(swap=True)), "You multiply by k"),
+        (only(1, gradients_with(swap=True, transpose=(False, False, True))), "That is dq again"),
+        (gradients_with(weigh=lambda q, k: attention.attention_scores(q, k).softmax(-1).tril()), "not after it"),
+        (only(0, gradients_with(weigh=lambda q, k: attention.attention_scores(q, k).softmax(-1))), "without the mask"),
+        (gradients_with(lambda w, dw: w * (dw - (dw * w).sum(0, keepdim=True))), "runs over the columns"),
+        (gradients_with(lambda w, dw: w * (dw - (dw * w).sum(1))), "keepdim=True is missing"),
+        (gradients_with(lambda w, dw: w * (dw - dw.sum(1, keepdim=True))), "without its weights"),
+        (gradients_with(scale=lambda d_k: 1), "In dq: The division by sqrt(d_k) is missing"),
+        (gradients_with(scale=lambda d_k: d_k), "You divide by d_k"),
+        (gradients_with(scale=lambda d_k: d_k**-0.5), "You multiply"),
+        (gradients_with(transpose=(True, True, True)), "You use ds transposed"),
+        (gradients_with(transpose=(False, False, True)), "You use ds itself"),
+        (gradients_with(transpose=(False, True, False)), "You use w itself"),
+        (gradients_with(weigh=lambda q, k: attention.attention_scores(q, k).softmax(-1)), "without the mask"),
+        (gradients_with(weigh=lambda q, k: attention.attention_weights(q * 3**0.5, k)), "lack the division"),
+        (lambda q, k, v, dy: (q, k, dy), "That is dy"),
+        (lambda q, k, v, dy: (q, k, v), "dv differs"),
+        (lambda q, k, v, dy: (q, *nb01.attention_gradients(q, k, v, dy)[1:]), "dv is right. For T = 5"),
+        (lambda q, k, v, dy: (nb01.attention_gradients(q, k, v, dy)[0], k, nb01.attention_gradients(q, k, v, dy)[2]),
+         "dv and dq are right"),
+        (lambda q, k, v, dy: [nb01.attention_gradients(q, k, v, dy)[i] for i in (1, 0, 2)], "changed places"),
+        (lambda q, k, v, dy: dy, "Return three tensors"),
+        (lambda q, k, v, dy: (q, k), "a tuple of 2 tensors"),
+        (lambda q, k, v, dy: (k.T, k, v), "A gradient has the shape"),
+        (lambda q, k, v, dy: (q / 0, k, v), "not finite"),
     ],
 }
 
 
-def by_position(T, n):
-    """Positions as points on a circle: two elements are enough."""
-    angle = 2 * math.pi * torch.arange(T, dtype=torch.float64) / 16
-    k = torch.stack([angle.cos(), angle.sin()], dim=1)
-    back = angle - 2 * math.pi * n / 16
-    return 200 * torch.stack([back.cos(), back.sin()], dim=1), k
-
-
-def window_by_loops(T, w):
-    rows = [[0.0] * T for _ in range(T)]
-    for t in range(T):
-        for s in range(max(0, t - w + 1), t + 1):
-            rows[t][s] = 1 / min(w, t + 1)
-    return rows
-
-
-def changes_its_inputs(q, k, v):
-    q /= math.sqrt(q.shape[-1])
-    scores = (q @ k.transpose(-2, -1)).masked_fill_(~torch.ones(5, 5).tril().bool(), -1e9)
-    return scores.exp_().div_(scores.sum(-1, keepdim=True)) @ v
-
-
 RIGHT = [
     ("loss", lambda z, target: F.cross_entropy(z[None], torch.tensor([target])), "ln 50"),
-    ("loss", lambda z, target: math.log(sum(math.exp(s) for s in z)) - z[target].item(), "ln 50"),
-    ("loss", lambda z, target: -z.double().log_softmax(0)[[target]], "ln 50"),
-    ("window", window_by_loops, "sliding window"),
     ("window", lambda T, w: nb01.window_average(T, w).double().numpy(), "sliding window"),
-    ("causal", attention_with(lambda scores: F.normalize(scores.softmax(-1).tril(), p=1, dim=-1)), "equals"),
-    ("causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), "write it by hand"),
-    ("causal", lambda q, k, v: attention.attention(q.double(), k.double(), v.double()), "equals"),
-    ("causal", changes_its_inputs, "equals"),
-    ("heads", heads_with(), "all by hand"),
-    ("heads", heads_with(attend=torch_call(is_causal=True)), "the same PyTorch call"),
-    ("contributions", lambda heads, w_0: torch.einsum("bhts,chs->bhtc", heads, w_0.view(12, 3, 4)), "Their sum"),
-    ("offset", by_position, "by itself"),
+    ("lookup", lambda *arguments: nb01.soft_lookup(*arguments).tolist(), "5 values and 4 values"),
+    ("causal", lambda q, k, v: nb01.causal_attention(q.double(), k.double(), v.double()), "equals"),
+    ("split", lambda x, nh: nb01.split_into_heads(x, nh).contiguous(), "with 3 heads and with 2"),
+    ("merge", lambda heads: torch.cat(heads.unbind(1), -1), "with 3 heads and with 2"),
+    ("contributions", lambda heads, w_0: nb01.head_contributions(heads, w_0).double(), "Their sum"),
+    ("contributions", lambda heads, w_0: nb01.head_contributions(heads, w_0).bfloat16(), "Their sum"),
     ("offset", lambda T, n: (10 * math.sqrt(T) * torch.eye(T).roll(n, dims=0), torch.eye(T)), "by itself"),
-    ("offset", lambda T, n: (torch.eye(T).roll(n, dims=0), 50 * math.sqrt(T) * torch.eye(T)), "by itself"),
+    ("backward", lambda *arguments: list(nb01.attention_gradients(*arguments)), "automatic differentiation"),
 ]
 
 
@@ -248,3 +263,32 @@ def test_other_right_answers_are_accepted(name, attempt, says, capsys):
     getattr(nb01, name).check(attempt)
     printed = capsys.readouterr().out
     assert ": correct." in printed and says in printed
+
+
+def test_an_error_without_advice_stays_as_it_is():
+    said = nb01.causal.judge(lambda q, k, v: masked(q @ k.mT / 3) @ v[..., :4, :]).text
+    assert "Your code stopped with RuntimeError: Expected size" in said and ".T reverses" not in said
+
+
+def by_autograd(q, k, v, dy):
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    return torch.autograd.grad(F.scaled_dot_product_attention(*inputs, is_causal=True), inputs, dy)
+
+
+def by_backward(q, k, v, dy):
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v)]
+    attention.attention(*inputs).backward(dy)
+    return [tensor.grad for tensor in inputs]
+
+
+@pytest.mark.parametrize("name, attempt, taken", [
+    ("causal", lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), "scaled_dot_product_attention"),
+    ("causal", lambda q, k, v: attention.attention_weights(q, k) @ v, "helpers.attention"),
+    ("split", lambda x, nh: attention.split_heads(x, nh), "split_heads"),
+    ("merge", lambda heads: attention.merge_heads(heads), "merge_heads"),
+    ("backward", by_autograd, "grad"), ("backward", by_backward, "backward"),
+    ("backward", lambda q, k, v, dy: torch.func.vjp(attention.attention, q, k, v)[1](dy), "Your code uses torch."),
+])
+def test_a_function_that_does_the_work_is_praised_less(name, attempt, taken):
+    verdict = getattr(nb01, name).judge(attempt)
+    assert not verdict.solved and "correct, but not by hand" in verdict.text and taken in verdict.text

@@ -194,6 +194,13 @@ def test_other_numbers_refute_fused_qkv_without_a_gpu():
     assert verdict(2, fused([FASTER], differences={"whole numbers": 1.0, "random numbers": 1e-5})) == "does not hold"
 
 
+def test_a_stand_in_says_nothing_about_the_speed_of_fused_qkv():
+    row = fused([])
+    assert verdict(2, row) == UNMEASURED and "not measured at Model 5's real size" in row.measured
+    assert "stand-in" in row.measured_on and "faster by" not in row.condition
+    assert verdict(2, fused([], recorded=[FASTER])) == "holds"
+
+
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
