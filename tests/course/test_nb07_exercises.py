@@ -1,5 +1,6 @@
 """Notebook 07's exercises: wrong answers get a helpful message, and correct answers in any form are accepted."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from helpers import corpus
-from helpers.course.exercises import nb07
+from helpers.course.exercises import byte_pairs, nb07
+from tests.course.exercise_cases.nb07 import CASES
 
 LN2 = math.log(2)
 
@@ -17,7 +19,7 @@ def spread_wrong(loss, tokens, text_bytes):
 
 
 def batch_with(limit=0, low=0, shift=1, shape=None, own_generator=False):
-    """random_batch with one change."""
+    """random_windows with one change."""
 
     def attempt(ids, B, T, generator):
         generator = None if own_generator else generator
@@ -29,12 +31,12 @@ def batch_with(limit=0, low=0, shift=1, shape=None, own_generator=False):
 
 
 def targets_by_rolling(ids, B, T, generator):
-    X, _ = nb07.random_batch(ids, B, T, generator)
+    X, _ = nb07.random_windows(ids, B, T, generator)
     return X, X.roll(-1, dims=1)
 
 
 def one_target_less(ids, B, T, generator):
-    X, _ = nb07.random_batch(ids, B, T, generator)
+    X, _ = nb07.random_windows(ids, B, T, generator)
     return X, X[:, 1:]
 
 
@@ -60,7 +62,59 @@ def slices_past_the_end(ids, B, T, generator):
 
 
 def always_the_same_seed(ids, B, T, generator):
-    return nb07.random_batch(ids, B, T, torch.Generator().manual_seed(0))
+    return nb07.random_windows(ids, B, T, torch.Generator().manual_seed(0))
+
+
+def windows_side_by_side(ids, B, T, generator):
+    starts = torch.randint(len(ids) // T, (B, 1), generator=generator) * T
+    positions = starts + torch.arange(T)
+    return ids[positions], ids[positions + 1]
+
+
+def next_number(ids, B, T, generator):
+    X, _ = nb07.random_windows(ids, B, T, generator)
+    return X, X + 1
+
+
+def merge_by(mistake):
+    return lambda piece, ranks: byte_pairs.merge_with(piece, ranks, mistake)
+
+
+def the_numbers_of_bytes(piece, ranks):
+    return list(piece)
+
+
+def the_ids(piece, ranks):
+    return [ranks[part] for part in nb07.merge_pairs(piece, ranks)]
+
+
+def the_texts(piece, ranks):
+    return [part.decode(errors="replace") for part in nb07.merge_pairs(piece, ranks)]
+
+
+def loop_with(rate=lambda step: step, is_training=True, first_batch=False, batches=lambda config: config.steps,
+              generator=lambda given: given, size=lambda config: config.batch_size, read=lambda loss: loss.item(),
+              result=lambda losses: losses):
+    """plain_loop with one change."""
+
+    def attempt(model, train_step, ids, config, given):
+        model.train(is_training)
+        losses, batch = [], None
+        for step in range(batches(config)):
+            if not (first_batch and batch):
+                batch = corpus.random_batch(ids, size(config), config.context, generator(given))
+            losses.append(read(train_step(model, *batch, config.learning_rate_at(rate(step)))))
+        return result(losses)
+
+    return attempt
+
+
+def loop_that_trains_a_copy(model, train_step, ids, config, generator):
+    return nb07.plain_loop(copy.deepcopy(model), train_step, ids, config, generator)
+
+
+def loop_with_x_and_y_exchanged(model, train_step, ids, config, generator):
+    return nb07.plain_loop(model, lambda model, x, y, rate: train_step(model, y, x, rate), ids, config, generator)
 
 
 def forgets_the_ends(i, N, T):
@@ -129,10 +183,37 @@ def bigram_with(**changes):
     return lambda *arguments: bigram_by_numpy(*arguments, **changes)
 
 
-def step_with(mistake):
+def step_with(*mistakes):
     def attempt(model, x, y, *settings):
-        loss = model(x, y).item()
-        nb07._step_with(model, x, y, *settings, mistake)
+        parameters = list(model.parameters())
+        loss = model(x, y)
+        new = [*nb07.stepped(parameters, torch.autograd.grad(loss, parameters), *settings, mistakes)]
+        for p, value in zip(parameters, new):
+            p.data = value.detach()
+        return loss.item()
+
+    return attempt
+
+
+def step_by_hand(order=("norm", "decay", "step"), norm=lambda norms: norms.norm().item(),
+                 decays=lambda p: p.ndim >= 2):
+    """A training step with other parts, or in another order."""
+
+    def attempt(model, x, y, rate, decay, limit):
+        loss, scale = model(x, y), 1.0
+        loss.backward()
+        with torch.no_grad():
+            for part in order:
+                if part == "norm":
+                    scale = min(1, limit / norm(torch.stack([p.grad.norm() for p in model.parameters()])))
+                for p in model.parameters():
+                    if part == "add" and decays(p):
+                        p.grad += decay * p
+                    if part == "decay" and decays(p):
+                        p *= 1 - rate * decay
+                    if part == "step":
+                        p -= rate * scale * p.grad
+        model.zero_grad()
         return loss
 
     return attempt
@@ -181,10 +262,12 @@ WRONG = {
         (lambda loss, tokens, text_bytes: loss * tokens / text_bytes * LN2, "You multiply by ln 2"),
         (lambda loss, tokens, text_bytes: loss / LN2, "bits per token"),
         (spread_wrong, "Invert the fraction"),
+        (lambda loss, tokens, text_bytes: (loss, tokens), "a tuple of 2 numbers"),
+        (lambda loss, tokens, text_bytes: loss / LN2 * (1 if tokens == text_bytes else 0.25), "2.5, 700, 1900"),
     ],
     "batch": [
         (batch_with(shift=0), "Y equals X"),
-        (lambda ids, B, T, generator: nb07.random_batch(ids, B, T, generator)[::-1], "wrong way"),
+        (lambda ids, B, T, generator: nb07.random_windows(ids, B, T, generator)[::-1], "wrong way"),
         (batch_with(limit=1), "run past the end"),
         (slices_past_the_end, "run past the end"),
         (batch_with(limit=-1), "never a target"),
@@ -193,11 +276,40 @@ WRONG = {
         (always_the_same_seed, "different seeds gave the same batch"),
         (batch_with(shape=(1, 1)), "same token"),
         (targets_by_rolling, "but the last of each row"),
-        (one_target_less, "Y has the shape (600, 3)"),
-        (lambda ids, B, T, generator: nb07.random_batch(ids, B, T, generator)[0], "two tensors"),
+        (one_target_less, "Y has the shape (600, 2)"),
+        (lambda ids, B, T, generator: nb07.random_windows(ids, B, T, generator)[0], "two tensors"),
         (returns_positions, "positions, not tokens"),
         (every_position_on_its_own, "one start per row"),
         (corrected_starts, "equally likely"),
+        (windows_side_by_side, "only at multiples of 3"),
+        (next_number, "Look the targets up"),
+        (lambda ids, B, T, generator: {"X": 1}, "You returned a dict"),
+        (lambda ids, B, T, generator: (torch.zeros(600, 3), torch.zeros(600, 3)), "positions, not tokens"),
+    ],
+    "merges": [
+        *((merge_by(mistake), message[:40]) for mistake, message in nb07.MERGE_MISTAKES.items()),
+        (the_numbers_of_bytes, "numbers"),
+        (the_ids, "numbers"),
+        (the_texts, "yours holds str"),
+        (lambda piece, ranks: piece, "a list of bytes"),
+        (lambda piece, ranks: sorted(nb07.merge_pairs(piece, ranks)), "Put together"),
+    ],
+    "loop": [
+        (loop_with(rate=lambda step: 0), "first learning rates"),
+        (loop_with(rate=lambda step: step + 1), "counted from 0"),
+        (loop_with(is_training=False), "training mode"),
+        (loop_with(first_batch=True), "same batch"),
+        (loop_with(batches=lambda config: config.steps + 1), "7; your loop calls train_step 8 times"),
+        (loop_with(batches=lambda config: 7), "12; your loop calls train_step 7 times"),
+        (loop_with(generator=lambda given: None), "with the generator"),
+        (loop_with(size=lambda config: 3), "expected (B, T) = (2, 6)"),
+        (loop_with(read=lambda loss: loss), "keep the graph"),
+        (loop_with(result=lambda losses: sum(losses) / len(losses)), "losses of all 7 steps"),
+        (loop_with(result=lambda losses: losses[-1:]), "losses of all 7 steps"),
+        (loop_with(result=lambda losses: losses[::-1]), "but the losses are not"),
+        (loop_with(result=lambda losses: "done"), "a str"),
+        (loop_that_trains_a_copy, "Train the model that you are given"),
+        (loop_with_x_and_y_exchanged, "x before y"),
     ],
     "windows": [
         (lambda i, N, T: T + 1, "far from both ends"),
@@ -223,9 +335,20 @@ WRONG = {
         (bigram_with(turned=True), "wrong way round"),
         (bigram_with(by_column=True), "second token of a pair"),
         (bigram_with(by_count=True), "followed by nothing"),
+        (lambda train_ids, test_ids, V, alpha, share: bigram_by_numpy(train_ids, test_ids, V, 0.1, share), "0.35"),
+        (lambda *arguments: [1.0, 2.0], "a list of 2 numbers"),
     ],
     "step": [
         *((step_with(mistake), message[:40]) for mistake, message in nb07.MISTAKES.items()),
+        (step_by_hand(("add", "norm", "step")), "so it changes the clipping"),
+        (step_by_hand(("norm", "add", "step")), "You clip the weight decay together with the gradient"),
+        (step_by_hand(("norm", "step", "decay")), "comes after the gradient's step"),
+        (step_by_hand(norm=lambda norms: norms.sum().item()), "You add up the norms of the tensors"),
+        (step_by_hand(("add", "norm", "step"), decays=lambda p: True), "not on biases and LayerNorms"),
+        (step_by_hand(("norm", "step", "decay"), norm=lambda norms: norms.sum().item()), "comes after the gradient's"),
+        (step_by_hand(("step", "decay"), decays=lambda p: True), "LayerNorms. Your weight decay comes after"),
+        (step_with("sum of norms", "decay in gradient"), "You add up the norms of the tensors"),
+        (step_by_hand(norm=lambda norms: 2 * norms.norm().item()), "the parameters are wrong by up to"),
         (keeps_the_gradient, "Clear the gradient after each step"),
         (names_new_tensors, "No parameter has changed"),
         (without_no_grad, "torch.no_grad()"),
@@ -233,15 +356,6 @@ WRONG = {
         (loss_after, "loss after the step"),
     ],
 }
-
-
-def loop_batch(ids, B, T, generator):
-    starts = [int(torch.randint(0, len(ids) - T, (1,), generator=generator)) for _ in range(B)]
-    return [torch.stack([ids[s + move : s + move + T] for s in starts]) for move in (0, 1)]
-
-
-def counted_windows(i, N, T):
-    return torch.tensor(sum(i in range(start, start + T) for start in range(N - T)))
 
 
 def step_by_pytorch(model, x, y, rate, decay, limit):
@@ -257,20 +371,36 @@ def step_by_pytorch(model, x, y, rate, decay, limit):
     return loss
 
 
-@pytest.mark.parametrize("exercise, right", [
-    (nb07.bits, lambda loss, tokens, text_bytes: np.float64(loss) * np.log2(np.e) * tokens / text_bytes),
-    (nb07.batch, loop_batch),
-    (nb07.windows, counted_windows),
-    (nb07.schedule, lambda step, *rest: torch.tensor(nb07.learning_rate(step, *rest))),
-    (nb07.bigram, bigram_by_numpy),
-    (nb07.step, step_by_pytorch),
+STYLES = [(name, style) for name, case in CASES.items() for style in case.styles]
+
+
+@pytest.mark.parametrize("name, right", STYLES, ids=[f"{name}-{style.__name__}" for name, style in STYLES])
+def test_correct_answers_in_other_forms_are_accepted(name, right, capsys):
+    getattr(nb07, name).check(right)
+    assert ": correct. " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, attempt, used", [
+    ("step", step_by_pytorch, "clip_grad"),
+    ("windows", lambda i, N, T: corpus.windows_with(i, N, T), "windows_with"),
+    ("batch", lambda ids, B, T, generator: corpus.random_batch(ids, B, T, generator), "random_batch"),
 ])
-def test_correct_answers_in_other_forms_are_accepted(exercise, right, capsys):
-    exercise.check(right)
-    assert ": correct." in capsys.readouterr().out
+def test_the_package_is_noticed_where_the_learner_should_write(name, attempt, used, capsys):
+    getattr(nb07, name).check(attempt)
+    said = capsys.readouterr().out
+    assert "not by hand" in said and used in said
+
+
+def test_merging_agrees_with_tiktoken():
+    tokenizer = corpus.load_tokenizer("course")
+    ranks = tokenizer.encoding._mergeable_ranks
+    for word in (*byte_pairs.WORDS, " unfortunately", "’s", " 1726", "Lilliputians"):
+        ids = [ranks[part] for part in nb07.merge_pairs(word.encode(), ranks)]
+        assert ids == tokenizer.encode(word).tolist(), word
 
 
 def test_windows_agree_with_counting():
     for N, T in ((30, 1), (30, 7), (12, 11), (9, 5)):
         for i in range(N):
-            assert corpus.windows_with(i, N, T) == sum(start <= i < start + T for start in range(N - T))
+            counted = sum(start <= i < start + T for start in range(N - T))
+            assert corpus.windows_with(i, N, T) == nb07.windows_with(i, N, T) == counted
