@@ -71,8 +71,12 @@ class Exercise:
             with judge.settings_restored(), contextlib.redirect_stdout(prints), contextlib.redirect_stderr(prints), \
                     judge.calls_watched(self.by_hand) as calls, judge.limited_time(self.seconds):
                 verdict = Verdict(True, f"correct. {self.test(run.callable)}", right=True)
+        except NotBegun as reason:
+            is_begun = not judge.is_stub(attempt)
+            text = "Your function returns None. Does it end with return and a result?" if is_begun else reason
+            verdict = Verdict(False, f"not yet. {text}", begun=is_begun)
         except NotYet as reason:
-            verdict = Verdict(False, f"not yet. {reason}", begun=not isinstance(reason, NotBegun))
+            verdict = Verdict(False, f"not yet. {reason}")
         except judge.OutOfTime:
             verdict = Verdict(False, f"not yet. Your code was stopped after {self.seconds:g} seconds. Does each of its "
                                      "loops end? (The menu's Kernel, Interrupt stops any cell.)")

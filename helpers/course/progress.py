@@ -106,9 +106,11 @@ def reset(exercise):
     """Forgets one exercise, such as "nb01.causal". Raises ValueError for a name that the course does not have."""
     names = [name for own in exercises().values() for name in own]
     states = read(path())
+    if len(short := [name for name in names if name.endswith(f".{exercise}")]) == 1:
+        exercise = short[0]
     if exercise not in names and exercise not in states:
-        raise ValueError(f"reset({exercise!r}): there is no such exercise. Names look like {names[1]!r}; progress() "
-                         "lists them all.")
+        raise ValueError(f"reset({exercise!r}): there is no such exercise. Write {names[1]!r}, for example: nb, the "
+                         "number of the notebook, a dot, and the name that progress() shows.")
     states.pop(exercise, None)
     write(states)
 
@@ -130,10 +132,13 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m helpers.course.progress", description=main.__doc__)
     parser.add_argument("folder", type=Path, help="a folder with the learners' progress files (.json)")
     folder = parser.parse_args(arguments).folder
-    all_states, unread = [], 0
+    if not folder.is_dir():
+        print(f"{folder} is not a folder. Give the folder that holds the learners' progress files.", file=sys.stderr)
+        return 1
+    all_states, unread, known = [], 0, {name for own in exercises().values() for name in own}
     for file in sorted(folder.rglob("*.json")):
         try:
-            all_states.append(read(file))
+            all_states.append({name: state for name, state in read(file).items() if name in known})
         except ValueError:
             unread += 1
     if not all_states:

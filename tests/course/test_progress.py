@@ -25,7 +25,8 @@ def states(file):
 def test_a_check_records_what_is_tried_and_solved(file, capsys):
     nb00.shares.check(lambda numbers: None)
     assert not file.exists(), "a stub is no attempt"
-    nb00.shares.check(lambda numbers: numbers)
+    nb00.shares.check(lambda numbers: print(numbers))
+    assert "returns None. Does it end with return" in capsys.readouterr().out
     assert states(file) == {"nb00.shares": "tried"}
     nb00.shares.check(lambda numbers: [number / sum(numbers) for number in numbers])
     assert states(file) == {"nb00.shares": "solved"}
@@ -65,8 +66,11 @@ def test_one_exercise_is_reset(file):
     module.record("nb01.causal", True)
     progress.reset("nb00.shares")
     assert states(file) == {"nb01.causal": "solved"}
-    with pytest.raises(ValueError, match=r"reset\('causal'\): there is no such exercise. Names look like 'nb01"):
-        progress.reset("causal")
+    progress.reset("causal")  # no other notebook has an exercise of this name
+    assert states(file) == {}
+    for name in ("split", "no_such"):  # several have, and none has
+        with pytest.raises(ValueError, match=f"reset.'{name}'.: there is no such exercise. Write 'nb01"):
+            progress.reset(name)
     assert nb01.causal.name == "nb01.causal"
 
 
@@ -103,7 +107,7 @@ def test_a_folder_that_cannot_be_written_does_not_stop_a_check(tmp_path, monkeyp
 
 def test_an_instructor_merges_a_class_without_names(tmp_path, capsys):
     for name, solved in (("anna", ["nb00.shares", "nb01.causal"]), ("ben", ["nb00.shares"]), ("carla", [])):
-        text = json.dumps(dict.fromkeys(solved, "solved") | {"nb01.loss": "tried"})
+        text = json.dumps(dict.fromkeys([*solved, "nb00.of_an_older_course"], "solved") | {"nb01.loss": "tried"})
         (tmp_path / f"{name}.json").write_text(text, encoding="utf-8")
     (tmp_path / "other.json").write_text("[1]", encoding="utf-8")
     assert module.main([str(tmp_path)]) == 0
@@ -116,6 +120,9 @@ def test_an_instructor_merges_a_class_without_names(tmp_path, capsys):
     assert "1 other file" in printed.err and not any(name in printed.out + printed.err for name in ("anna", "ben"))
 
 
-def test_an_empty_folder_is_reported(tmp_path, capsys):
+def test_an_empty_folder_and_a_file_are_reported(tmp_path, capsys):
+    (tmp_path / "one.txt").touch()
+    assert module.main([str(tmp_path / "one.txt")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
     assert module.main([str(tmp_path)]) == 1
     assert "holds no progress file. Expected one .json file for each learner" in capsys.readouterr().err

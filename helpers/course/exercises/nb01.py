@@ -405,7 +405,7 @@ loss = Exercise(
         "Scores of 120 overflow in exp(). Subtract z.max() from all scores first: numerator and denominator shrink by "
         "the same factor.",
     ),
-    _test_loss, prediction_loss,
+    _test_loss, prediction_loss, by_hand=("cross_entropy", "nll_loss"),
 )
 window = Exercise(
     "An average over a window", 1, 5,
@@ -424,7 +424,7 @@ lookup = Exercise(
         "keys @ query has one dot product for each key. Multiply them by the scale, then softmax(dim=0).",
         "A weighted sum of the rows of values is weights @ values.",
     ),
-    _test_lookup, soft_lookup,
+    _test_lookup, soft_lookup, by_hand=("scaled_dot_product_attention",),
 )
 causal = Exercise(
     "Causal attention by hand", 2, 10,

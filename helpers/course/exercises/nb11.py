@@ -196,7 +196,7 @@ def _test_gpt2(attempt):
 # --- the exercises ---------------------------------------------------------------------------------------------------
 
 shapes = Exercise(
-    title="Exercise 1 · The shapes on the way",
+    title="The shapes on the way",
     difficulty=1,
     minutes=5,
     hints=(
@@ -209,7 +209,7 @@ shapes = Exercise(
     solution=shapes_on_the_way,
 )
 leaks = Exercise(
-    title="Exercise 2 · A test for leaks",
+    title="A test for leaks",
     difficulty=2,
     minutes=10,
     hints=(
@@ -223,7 +223,7 @@ leaks = Exercise(
     solution=find_leaks,
 )
 split = Exercise(
-    title="Exercise 3 · A fused matrix taken apart",
+    title="A fused matrix taken apart",
     difficulty=2,
     minutes=10,
     hints=(
@@ -235,7 +235,7 @@ split = Exercise(
     solution=unfuse,
 )
 gpt2 = capstone.Capstone(
-    title="Exercise 4 · GPT-2 from a blank file",
+    title="GPT-2 from a blank file",
     difficulty=3,
     minutes=90,
     hints=(
