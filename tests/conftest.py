@@ -15,7 +15,11 @@ from tests.small import TINY
 SCRATCH = tempfile.TemporaryDirectory()
 os.environ["COURSE_PROGRESS"] = str(Path(SCRATCH.name) / "progress.json")
 
-torch.set_num_threads(1)  # several threads would make work on such small tensors slower
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """One thread, whatever the test before has left: several would make work on such small tensors slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
