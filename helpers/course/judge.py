@@ -92,7 +92,7 @@ def limited_time(seconds):
 
 
 class _Watch:
-    """Interrupts the main thread after some seconds, and then five times a second until end() is called."""
+    """Interrupts the main thread after some seconds, and then every 50 ms until end() is called."""
 
     def __init__(self, seconds):
         self.seconds, self.active, self.expired = seconds, True, False
@@ -106,7 +106,7 @@ class _Watch:
                 if not self.ended.is_set():
                     self.expired = True
                     _interrupt_main()
-            wait = 0.2
+            wait = 0.05
 
     def interrupt(self, number, frame):
         """The handler of SIGINT meanwhile. A late signal of the watch does nothing."""

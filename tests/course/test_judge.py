@@ -184,12 +184,13 @@ def test_a_loop_without_end_is_stopped_with_advice():
     def asleep(x):
         time.sleep(100)
 
+    before = signal.getsignal(signal.SIGINT)
     for attempt in (forever, stubborn, asleep):
         start = time.perf_counter()
         said = text_of(attempt, seconds=0.5)
         assert "stopped after 0.5 seconds" in said and "Interrupt" in said
-        assert time.perf_counter() - start < 10
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert time.perf_counter() - start < 60
+    assert signal.getsignal(signal.SIGINT) is before
     time.sleep(0.5)  # a late interrupt would stop this test
 
 
