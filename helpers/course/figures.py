@@ -80,9 +80,8 @@ def plot_attention_steps(q, k, v, labels, rows, steps=4):
             axes[1].text(0, s, " −∞", va="center", fontsize=16)
         axes[2].set_xlim(0, 1)
         largest = abs(mixed).max()
-        sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3],
-                    cmap="PuOr_r", vmin=-largest, vmax=largest, cbar=False,
-                    linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
+        sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3], cmap="PuOr_r", vmin=-largest, vmax=largest,
+                    cbar=False, linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
         axes[3].axhline(T, color=BLACK, linewidth=3)
         axes[3].tick_params(axis="y", rotation=0)
         axes[3].set_xlabel(f"the {mixed.shape[1]} elements of a vector" if t == rows[-1] else None)
@@ -531,7 +530,7 @@ def plot_layer_grids(panels, title, marked=(), xlabel="head", xlabels=None, unit
     """
     values = [np.asarray(panel, dtype=float) for panel in panels.values()]
     limit, (L, N) = max(1.0, *(abs(panel).max() for panel in values)), values[0].shape
-    scale = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 1}
+    scale = {"cmap": "PuOr", "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 1}
     columns, rows = (1, len(panels)) if N > 8 else (len(panels), 1)
     axes = new_figure(columns, rows, 2.2 + (0.52 * N + 0.6) * columns, 1.2 + (1.1 + 0.5 * L) * rows)
     for i, (axis, heading, panel) in enumerate(zip(np.atleast_1d(axes), panels, values)):

@@ -22,7 +22,7 @@ SYMBOLS = {SOLVED: "●", TRIED: "◐", None: "○"}
 
 
 def path():
-    """The learner's file: COURSE_PROGRESS, or on Google Drive if it is mounted, or beside the course."""
+    """The learner's file: COURSE_PROGRESS, or on Google Drive if it is mounted, or in the course's folder."""
     if chosen := os.environ.get("COURSE_PROGRESS"):
         return Path(chosen)
     return (DRIVE if DRIVE.is_dir() else assets.ROOT) / FILE
