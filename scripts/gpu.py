@@ -1,6 +1,6 @@
 """Measure the course on this machine's NVIDIA GPU, in five steps: make gpu
 
-    python -m scripts.gpu                            all steps; results go to build/gpu, in at most 8 minutes on an H100
+    python -m scripts.gpu                            all steps; results go to build/gpu, in at most 12 minutes on an H100
     python -m scripts.gpu --device cpu --quick       the same steps in small, on any machine: a rehearsal
     python -m scripts.gpu --pack FOLDER              on a machine with a network: collect what one without it needs
     python -m scripts.gpu --bring FOLDER             on that machine: install from FOLDER, fetch nothing, then measure
@@ -62,16 +62,16 @@ def steps_for(device, quick, results):
     return [
         Step("tests", "do the paths that only a GPU takes give the right numbers",
              ["pytest", "-q", *tests, "-p", "no:cacheprovider", "-o", "junit_family=xunit1",
-              f"--junitxml={results / 'tests.xml'}", "tests/machine/test_cuda.py"], 75, replaces="cuda.json"),
+              f"--junitxml={results / 'tests.xml'}", "tests/machine/test_cuda.py"], 100, replaces="cuda.json"),
         Step("bench", "Model 5 against Hugging Face's GPT-2",
              ["benchmarks.bench", "--device", device, *bench, "--arms", *arms, "--out", str(records / "bench.json")],
-             150, replaces="bench.json"),
+             160, replaces="bench.json"),
         Step("speed", "notebook 03: construct, forward, backward, one matrix or three, by batch and by length",
-             ["scripts.run_notebooks", "notebooks/03_cpu_versus_gpu.ipynb", *notebooks], 130,
+             ["scripts.run_notebooks", "notebooks/03_cpu_versus_gpu.ipynb", *notebooks], 200,
              {**size, "COURSE_RECORD": str(records)}, "speed_*.json"),
         Step("training", "Model 5 learns Gulliver's Travels: 500 batches, three seeds, and the lectures' recipe",
              ["helpers.course.full_size", "--device", device, "--folder", str(records), "--checkpoints",
-              str(results / "checkpoints"), *small], 170),
+              str(results / "checkpoints"), *small], 330),
         Step("notebooks", "notebooks 02 and 07 as outputs to look at (in a rehearsal only 02)",
              ["scripts.run_notebooks", "notebooks/02_model5_on_the_gpu.ipynb",
               *([] if quick else ["notebooks/07_training_on_gulliver.ipynb"]), *notebooks], 150, size),
@@ -207,7 +207,7 @@ def measure(options):
                 say(f"{step.name:10} {outcomes[-1]}", results)
                 continue
             process = running.get(step.name) or start(step, environment, results)
-            limit = min(step.limit * options.minutes / 8, left)
+            limit = min(step.limit * options.minutes / 12, left)
             limit = left if options.quick else limit  # all at once, each takes longer
             outcomes.append(finish(step, process, began, limit, results, origin))
     finally:
@@ -302,7 +302,7 @@ def parse(arguments):
     add("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     add("--quick", action="store_true", help="small models, few rounds: shows that every step works")
     add("--steps", nargs="+", choices=names, default=names, help="only these steps (default: all)")
-    add("--minutes", type=float, default=8, help="time for all steps together (default: 8)")
+    add("--minutes", type=float, default=12, help="time for all steps together (default: 12)")
     add("--out", type=Path, help="the folder of the results (default: build/gpu, for a rehearsal build/gpu_rehearsal)")
     add("--bring", type=Path, metavar="FOLDER", help="packages and files for a machine without a network")
     add("--pack", type=Path, metavar="FOLDER", help="collect these packages and files, and measure nothing")
