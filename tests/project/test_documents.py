@@ -2,10 +2,11 @@
 import re
 
 from helpers.machine import assets
-from scripts import readme_figure
+from scripts import pictures
 
 PAGES = [assets.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CLAIMS.md", "BENCHMARKS.md", "data/README.md",
                                          "docs/questions.md", "docs/teaching.md")]
+PAGES += sorted((assets.ROOT / "docs" / "run_sheets").glob("*.md"))
 
 
 def anchors(text):
@@ -29,7 +30,7 @@ def test_the_readme_is_short_and_its_tree_lists_every_file_of_helpers():
     (tree,) = re.findall(r"(?ms)^```text\n(.*?)^```", text)
     for wing in ("helpers", "helpers/machine", "helpers/course"):
         (block,) = re.findall(rf"(?m)^{wing}/ .*\n((?:  .*\n)*)", tree)
-        shown = {line.split()[0] for line in block.splitlines()} - {"exercises/nbNN.py"}
+        shown = {line.split()[0] for line in block.splitlines()} - {"exercises/nbNN.py", "diagrams/"}
         files = {path.name for path in (assets.ROOT / wing).glob("*.py") if not path.name.startswith("__")}
         assert shown == files, wing
 
@@ -40,5 +41,7 @@ def test_every_notebook_has_its_badge_in_the_readme():
         assert f"/blob/main/notebooks/{path.name})" in text and f"](notebooks/{path.name})" in text, path.name
 
 
-def test_the_picture_is_the_notebooks_own():
-    assert readme_figure.main(["--check"]) == 0
+def test_the_pictures_are_those_that_the_code_draws(tmp_path, capsys):
+    assert pictures.main(["--check"]) == 0
+    assert pictures.main(["--check"], root=tmp_path) == 1 and "gpt2.svg is outdated" in capsys.readouterr().out
+    assert pictures.main([], root=tmp_path) == 0 == pictures.main(["--check"], root=tmp_path)
