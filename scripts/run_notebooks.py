@@ -26,6 +26,8 @@ from scripts.clean_notebooks import clear_metadata, clear_outputs
 from scripts.fold_notebooks import fold
 from scripts.notebooks import ROOT, chosen
 
+# How sharp the figures are of notebooks with so many that they would pass 1 MB (2: two points where a screen has one).
+FIGURE_SCALES = {"01": "1.1", "04": "1.8", "06": "1.2", "07": "1.6"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
@@ -52,9 +54,9 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
 
 
 def smaller(png: str) -> str:
-    """A figure in base64 with a palette of 256 colours: the same to the eye in less than half of the bytes."""
+    """A figure in base64 with a palette of 64 colours: the same to the eye in less than half of the bytes."""
     file, figure = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    figure.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    figure.quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -83,6 +85,7 @@ def run(path: Path, build: Path, in_place: bool) -> str | None:
         notebook = nbformat.read(path, as_version=4)
     except nbformat.reader.NotJSONError as error:
         return f"reading it: {str(error)[:80]}"
+    os.environ["COURSE_FIGURE_SCALE"] = FIGURE_SCALES.get(path.name[:2], "2")
     failure = execute(notebook, path.parent)
     tidy(notebook)
     if in_place and not failure:

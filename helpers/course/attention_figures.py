@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from helpers.course.figures import BLACK, BLUE, COLOURS, finish, new_figure
+from helpers.course.figures import BLACK, BLUE, COLOURS, SIGNED, finish, headline, new_figure
 
 
 def as_cell(value):
@@ -16,7 +16,7 @@ def as_cell(value):
 
 
 def plot_tables(tables, title, size=0.82):
-    """Small tensors side by side, as coloured tables of their numbers: orange above 0, violet below, hatched for −inf.
+    """Small tensors side by side, as coloured tables of their numbers: purple above 0, orange below, hatched for −inf.
 
     tables: {heading: (values (R, N), names of the rows, names of the columns)}. All share one scale of colours. Row
     names are left out where they repeat those of the table before. size: the width of a cell in inches.
@@ -34,8 +34,8 @@ def plot_tables(tables, title, size=0.82):
         row_names, column_names = tables[heading][1:]
         _draw_table(axis, values, largest, [] if list(row_names) == before else row_names, column_names)
         before = list(row_names)
-        axis.set_title(heading, fontsize=16, fontweight="bold")
-    figure.suptitle(title, fontweight="bold")
+        axis.set_title(heading, fontsize=16, fontweight="bold", loc="left")
+    headline(figure, title)
     plt.show()
     return grid[0]
 
@@ -44,7 +44,7 @@ def _draw_table(axis, values, largest, row_names, column_names):
     """One table of plot_tables, with a cell of each number."""
     shown = np.where(np.isneginf(values), np.nan, values)
     words = [[as_cell(value) for value in row] for row in values]
-    sns.heatmap(shown, ax=axis, annot=np.asarray(words, dtype=object), fmt="", cmap="PuOr_r", vmin=-1.4 * largest,
+    sns.heatmap(shown, ax=axis, annot=np.asarray(words, dtype=object), fmt="", cmap=SIGNED, vmin=-1.4 * largest,
                 vmax=1.4 * largest, cbar=False, linewidths=2, annot_kws={"size": 14}, xticklabels=list(column_names),
                 yticklabels=list(row_names) or False)
     for row, column in np.argwhere(np.isneginf(values)):
@@ -74,7 +74,7 @@ def plot_lookup(query, keys, names, weights, axes_names, title):
         axis.set_ylim(0, 1.12)
         axis.grid(False)
         finish(axis, f"scale {scale}", None, "weight" if axis is axes[1] else None)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 

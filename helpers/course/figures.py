@@ -1,17 +1,31 @@
 """Every figure of the course. Each function draws one figure, shows it and returns its axes.
 
 The functions are sorted by notebook. Colours are those of Okabe and Ito (2008), which colour-blind readers can
-distinguish; text is large enough for a projector.
+distinguish; only their pink has become the purple of the diagrams. Text is large enough for a projector.
 """
+
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
+from helpers.course.alternative_text import describe_figures
+
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#B07AD8", "#56B4E9", "#F0E442", "#000000",
 )
+GREY = "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+SIGNED = "PuOr"  # the colours of numbers with a sign: purple above 0, orange below, with 0 in the middle
+MEANING = {  # what a thing is decides its colour, in all figures and diagrams of the course
+    "Q": BLUE, "K": ORANGE, "V": GREEN, "W0": BLACK, "attention": BLUE, "MLP": PURPLE, "MLP, first": PURPLE,
+    "MLP, second": "#D3B3EC", "embeddings": RED, "token embedding": RED, "position embedding": "#F6B48A",
+    "unembedding": "#8C4A1F", "LayerNorm": YELLOW, "norms": YELLOW,
+}
+DARK = (BLUE, BLACK, MEANING["unembedding"], GREY)  # colours that need white text
+
+describe_figures()  # in a notebook: every figure gets an alternative text
 
 
 def new_figure(columns=1, rows=1, width=9.0, height=4.5):
@@ -21,10 +35,32 @@ def new_figure(columns=1, rows=1, width=9.0, height=4.5):
     return axes
 
 
+def wrapped(text, inches, size):
+    """A title in lines of similar length that fit into a width. size: of the letters, in points."""
+    most, lines = max(12, int(72 * inches / (0.58 * size))), []  # a bold letter is 0.58 of its size wide
+    for line in text.split("\n"):
+        pieces, width = textwrap.wrap(line, most), most
+        while len(pieces) > 1 and len(shorter := textwrap.wrap(line, width - 1)) == len(pieces):
+            pieces, width = shorter, width - 1
+        lines += pieces or [""]
+    return "\n".join(lines)
+
+
+def headline(figure, title):
+    """The conclusion of a whole figure, above its panels at the left."""
+    size = 1.2 * plt.rcParams["font.size"]
+    title = wrapped(title, figure.get_figwidth() - 0.4, size)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=size)
+
+
 def finish(axes, title=None, xlabel=None, ylabel=None, legend=None):
-    """Sets the title, the axis labels with their units and, if wanted, a legend at the given place."""
+    """Sets the title, the axis labels with their units and, if wanted, a legend at the given place.
+
+    The title stands at the left and is wrapped to the width of the axes.
+    """
     if title:
-        axes.set_title(title, fontweight="bold")
+        inches = 0.92 * axes.figure.get_figwidth() / axes.get_subplotspec().get_gridspec().ncols - 0.7
+        axes.set_title(wrapped(title, inches, plt.rcParams["font.size"]), loc="left", fontweight="bold")
     if xlabel:
         axes.set_xlabel(xlabel)
     if ylabel:
@@ -38,19 +74,24 @@ def finish(axes, title=None, xlabel=None, ylabel=None, legend=None):
 
 
 def plot_matrices(matrices, title, labels, numbers=False, ylabel="attending token (query)", xlabel="attended (key)"):
-    """Square matrices side by side: dark for small values, grey for -inf. matrices: {heading: (T, T)}, labels: (T,)."""
+    """Square matrices side by side: dark for small values, hatched for what a causal mask hides.
+
+    matrices: {heading: (T, T)}, labels: (T,). Hidden are values of -inf, and all above the diagonal if all are 0 there.
+    """
     axes = np.atleast_1d(new_figure(columns=len(matrices), width=5.2 * len(matrices), height=5.4 if numbers else 4.9))
     for axis, (heading, values) in zip(axes, matrices.items()):
         values = np.asarray(values, dtype=float)
         limits = {"vmin": 0, "vmax": 1} if np.all((values >= 0) & (values <= 1)) else {}
-        sns.heatmap(values, mask=np.isinf(values), ax=axis, annot=numbers, fmt=".2f", cmap="cividis", square=True,
+        above = np.triu(np.ones(values.shape, dtype=bool), 1)
+        hidden = np.isinf(values) | (above & (not values[above].any()))
+        sns.heatmap(values, mask=hidden, ax=axis, annot=numbers, fmt=".2f", cmap="cividis", square=True,
                     linewidths=1, xticklabels=labels, yticklabels=labels, cbar=not numbers,
                     cbar_kws={"label": "weight", "shrink": 0.7}, annot_kws={"size": 14}, **limits)
-        axis.set_facecolor("#bbbbbb")
+        axis.patch.set(facecolor="#eeeeee", edgecolor="#bbbbbb", hatch="////")  # behind what is hidden
         axis.grid(False)
         axis.tick_params(axis="y", rotation=0)
         finish(axis, heading, xlabel, ylabel if axis is axes[0] else None)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 
@@ -64,34 +105,39 @@ def plot_attention_steps(q, k, v, labels, rows, steps=4):
     T, d = k.shape
     headings = ("1 · scores q·k / √d", "2 · masked: the past only", "3 · softmax: weights", "4 · weight × value, sum")
     grid = np.atleast_2d(new_figure(columns=4, rows=len(rows), width=15.5, height=max(4.6, 1 + 1.9 * len(rows))))
-    for axes, t in zip(grid, rows):
-        scores = np.asarray(k @ q[t]) / d**0.5
-        weights = np.exp(scores[: t + 1] - scores[: t + 1].max())
-        weights = np.append(weights / weights.sum(), np.zeros(T - t - 1))
-        mixed = weights[:, None] * np.asarray(v)
-        past = np.where(np.arange(T) <= t, scores, 0)
-        for axis, values in zip(axes, (scores, past, weights)):
-            axis.barh(range(T), values, color=[BLUE if s <= t else "#bbbbbb" for s in range(T)])
-            axis.set_yticks(range(T), labels if axis is axes[0] else [""] * T)
-            axis.invert_yaxis()
+    scores = np.stack([np.asarray(k @ q[t]) / d**0.5 for t in rows])
+    limits = 1.1 * min(0, scores.min()), 1.1 * max(0, scores.max())  # one scale for all rows
+    for axes, t, own in zip(grid, rows, scores):
+        _draw_attention_steps(axes, own, np.asarray(v), t, labels)
         for axis in axes[:2]:
-            axis.set_xlim(1.1 * min(0, scores.min()), 1.1 * max(0, scores.max()))
-        for s in range(t + 1, T):
-            axes[1].text(0, s, " −∞", va="center", fontsize=16)
-        axes[2].set_xlim(0, 1)
-        largest = abs(mixed).max()
-        sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3], cmap="PuOr_r", vmin=-largest, vmax=largest,
-                    cbar=False, linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
-        axes[3].axhline(T, color=BLACK, linewidth=3)
-        axes[3].tick_params(axis="y", rotation=0)
-        axes[3].set_xlabel(f"the {mixed.shape[1]} elements of a vector" if t == rows[-1] else None)
-        axes[0].set_ylabel(f"{labels[t]}\nattends to", fontweight="bold")
+            axis.set_xlim(limits)
         for axis in axes[steps:]:
             axis.set_visible(False)
+    grid[-1, 3].set_xlabel(f"the {v.shape[1]} elements of a vector")
     for axis, heading in zip(grid[0], headings):
         axis.set_title(heading, fontweight="bold", fontsize=15)
     plt.show()
     return grid
+
+
+def _draw_attention_steps(axes, scores, v, t, labels):
+    """The four panels of token t in plot_attention_steps. scores: (T,), v: (T, d)."""
+    T, largest = len(scores), abs(v).max()  # no weighted mean of v can be larger: one scale for all tokens
+    weights = np.exp(scores[: t + 1] - scores[: t + 1].max())
+    weights = np.append(weights / weights.sum(), np.zeros(T - t - 1))
+    mixed = weights[:, None] * v
+    for axis, values in zip(axes, (scores, np.where(np.arange(T) <= t, scores, 0), weights)):
+        axis.barh(range(T), values, color=[BLUE if s <= t else "#bbbbbb" for s in range(T)])
+        axis.set_yticks(range(T), labels if axis is axes[0] else [""] * T)
+        axis.invert_yaxis()
+    for s in range(t + 1, T):
+        axes[1].text(0, s, " −∞", va="center", fontsize=16)
+    axes[2].set_xlim(0, 1)
+    sns.heatmap(np.vstack([mixed, mixed.sum(0)]), ax=axes[3], cmap=SIGNED, vmin=-largest, vmax=largest, cbar=False,
+                linewidths=1, xticklabels=False, yticklabels=[""] * T + ["sum"])
+    axes[3].axhline(T, color=BLACK, linewidth=3)
+    axes[3].tick_params(axis="y", rotation=0)
+    axes[0].set_ylabel(f"{labels[t]}\nattends to", fontweight="bold")
 
 
 # --- notebook 02 ------------------------------------------------------------------------------------------------------
@@ -105,7 +151,7 @@ def plot_panels(*panels, height=5.0):
     dashes = ("solid", "dashed", "dotted", "dashdot", (0, (6, 1, 1, 1, 1, 1)))
     for axis, panel in zip(axes, panels):
         for (label, (x, y)), colour, dash in zip(panel["curves"].items(), (BLUE, ORANGE, GREEN, RED, BLACK), dashes):
-            runs = np.atleast_2d(y)
+            runs, colour = np.atleast_2d(y), MEANING.get(label, colour)
             axis.plot(x, runs.mean(0), color=colour, linestyle=dash, linewidth=3, label=label)
             if len(runs) > 1:
                 axis.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.2, linewidth=0)
@@ -126,7 +172,7 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
         sns.heatmap(values, ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, xticklabels=columns,
                     yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})
         finish(axis, heading, xlabel, ylabel)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 
@@ -137,8 +183,8 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
 def plot_scaling(*panels):
     """Measurements on a logarithmic axis, side by side. panels: dictionaries of title, xlabel, ylabel,
     curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear" or the base of the
-    logarithmic axis."""
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.5))
+    logarithmic axis. The legends stand below the panels."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 7 * len(panels), height=6.5))
     for axis, panel in zip(axes, panels):
         for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
             middle, low, high = np.array(list(curve.values())).T
@@ -149,8 +195,9 @@ def plot_scaling(*panels):
         axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
         if panel.get("yscale") != "linear":
             axis.set_yscale("log", base=panel.get("base", 10))
-            axis.yaxis.set_major_formatter("{x:g}")
-        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], "best")
+            axis.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+        finish(axis, panel["title"], panel["xlabel"], panel["ylabel"])
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     plt.show()
     return axes
 
@@ -179,11 +226,18 @@ def plot_roofline(peak, bandwidth, points, title):
 
 
 def plot_token_grid(values, words, title, xlabels, ylabels, unit, xlabel="token read", ylabel="block"):
-    """A coloured grid of shares from 0 to 1 with a word in each cell. values: (R, N); words: R lists of N strings."""
-    axes = new_figure(width=2.0 + 1.5 * len(xlabels), height=2.2 + 0.5 * len(ylabels))
+    """A coloured grid of shares from 0 to 1 with a word in each cell. values: (R, N); words: R lists of N strings.
+
+    Words that are already those of the last row are framed.
+    """
+    axes = new_figure(width=2.0 + 1.5 * len(xlabels), height=2.7 + 0.5 * len(ylabels))
     sns.heatmap(np.asarray(values), ax=axes, annot=np.asarray(words, dtype=object), fmt="", cmap="cividis", vmin=0,
                 vmax=1, linewidths=1, xticklabels=xlabels, yticklabels=ylabels, annot_kws={"size": 14},
                 cbar_kws={"label": unit})
+    for row, column in np.argwhere(np.asarray(words) == np.asarray(words)[-1]):
+        axes.add_patch(plt.Rectangle((column + 0.03, row + 0.06), 0.94, 0.88, fill=False, edgecolor=RED, linewidth=3))
+    frame = plt.Rectangle((0, 0), 1, 1, fill=False, edgecolor=RED, linewidth=3, label="the word of the last row")
+    axes.figure.legend(handles=[frame], loc="outside lower center", frameon=False)
     axes.tick_params(axis="x", rotation=0)
     axes.tick_params(axis="y", rotation=0)
     finish(axes, title, xlabel, ylabel)
@@ -212,18 +266,23 @@ def plot_next_tokens(panels, tokens, title):
         axis.grid(False)
         axis.set_title(heading, fontsize=15, fontweight="bold")
         axis.set_xlabel("probability" if i >= len(panels) - columns else None)
-    grid.flat[0].figure.suptitle(title, fontweight="bold")
+    headline(grid.flat[0].figure, title)
     plt.show()
     return grid
 
 
 def plot_head_grid(maps, title):
-    """The attention maps of all heads, a row per layer, on one scale from 0 (dark) to 1. maps: (L, nh, T, T)."""
+    """The attention maps of all heads, a row per layer, on one scale from 0 (dark) to 1. maps: (L, nh, T, T).
+
+    What the causal mask hides is grey.
+    """
     maps = np.asarray(maps)
-    L, nh = maps.shape[:2]
+    L, nh, T = maps.shape[:3]
+    maps = np.where(np.tri(T, dtype=bool), maps, np.nan)
     grid = np.reshape(new_figure(nh, L, width=1.4 + 1.1 * nh, height=1.2 + 1.1 * L), (L, nh))
     for (layer, head), axis in np.ndenumerate(grid):
         axis.imshow(maps[layer, head], cmap="cividis", vmin=0, vmax=1)
+        axis.set_facecolor("#cccccc")
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         if layer == 0:
@@ -232,7 +291,7 @@ def plot_head_grid(maps, title):
             axis.set_ylabel(f"{layer}", rotation=0, labelpad=14, va="center", fontsize=14)
     grid[0, 0].figure.supxlabel("head (numbers above)")
     grid[0, 0].figure.supylabel("layer")
-    grid[0, 0].figure.suptitle(title, fontweight="bold")
+    headline(grid[0, 0].figure, title)
     plt.show()
     return grid
 
@@ -245,15 +304,19 @@ def plot_shares(table, title, xlabel, unit="%"):
     axes, parts = new_figure(width=11.5, height=2.2 + 0.42 * len(table)), list(next(iter(table.values())))
     left, rows, widest = np.zeros(len(table)), list(table)[::-1], max(sum(row.values()) for row in table.values())
     for part, colour in zip(parts, (SKY, BLUE, ORANGE, PURPLE, GREEN, YELLOW)):
-        values = np.array([table[row][part] for row in rows])
-        bars = axes.barh(rows, values, left=left, color=colour, edgecolor="white", label=part)
+        values, colour = np.array([table[row][part] for row in rows]), MEANING.get(part, colour)
+        if not any(values):
+            continue
+        is_thin = max(values) < 0.004 * widest
+        label = f"{part} (at most {max(values):.2g} {unit}: too thin to see)" if is_thin else part
+        bars = axes.barh(rows, values, left=left, color=colour, edgecolor="white", linewidth=not is_thin, label=label)
         texts = [f"{value:.1f}" if value > 0.045 * widest else "" for value in values]
-        axes.bar_label(bars, texts, label_type="center", color="white" if colour == BLUE else BLACK, fontsize=15)
+        axes.bar_label(bars, texts, label_type="center", color="white" if colour in DARK else BLACK, fontsize=15)
         left += values
     axes.set_xlim(0, widest)
     axes.grid(axis="y", visible=False)
     finish(axes, None, f"{xlabel} ({unit})")
-    axes.figure.suptitle(title, fontweight="bold")
+    headline(axes.figure, title)
     axes.figure.legend(loc="outside lower center", ncols=len(parts) if len(parts) < 6 else 3, frameon=False)
     plt.show()
     return axes
@@ -278,7 +341,7 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     if len(colours) > 1:
         handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
         axes[0].figure.legend(handles, colours, loc="outside lower center", ncols=len(colours), frameon=False)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 
@@ -290,27 +353,28 @@ def plot_histograms(panels, title, log=False):
     """Histograms as outlines, side by side. panels: {heading: {label: helpers.weights.histogram(...)}}.
 
     The height is the share of all entries in each bin. The legend says which share lies outside. log: the y axis, or
-    one answer for each panel.
+    one answer for each panel. An outline ends where the histogram ends or a bin is empty, without a wall.
     """
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.6))
     for axis, (heading, curves), logarithmic in zip(axes, panels.items(), np.broadcast_to(log, len(panels))):
-        looks = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"))
+        looks, highest = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot")), 0
         for (label, bars), (colour, dash) in zip(curves.items(), looks):
-            counts, total = np.array(bars["counts"]), sum(bars["counts"]) + bars["outside"]
-            label += f" ({bars['outside'] / total:.1%} outside)" if bars["outside"] > 0.0005 * total else ""
+            counts, total = np.array(bars["counts"], dtype=float), sum(bars["counts"]) + bars["outside"]
             edges = np.linspace(bars["low"], bars["high"], len(counts) + 1)
-            axis.stairs(counts / total, edges, color=colour, linestyle=dash, linewidth=2.5, label=label)
+            shares = np.where(counts > 0, counts / total, np.nan) if logarithmic else counts / total
+            highest, colour = max(highest, np.nanmax(shares)), MEANING.get(label, colour)
+            label += f" ({bars['outside'] / total:.1%} outside)" if bars["outside"] > 0.0005 * total else ""
+            axis.stairs(shares, edges, baseline=None, color=colour, linestyle=dash, linewidth=2.5, label=label)
         axis.set_yscale("log" if logarithmic else "linear")
-        low, high = axis.get_ylim()
-        room = 10 ** (0.5 * len(curves)) if logarithmic else 1.05 + 0.13 * len(curves)  # for the legend
-        axis.set_ylim(low, high * room)
+        low = axis.get_ylim()[0] if logarithmic else 0
+        axis.set_ylim(low, min(1, highest * (2 if logarithmic else 1.08)))  # a share is at most 1
         axis.xaxis.set_major_locator(plt.MaxNLocator(5))
         finish(axis, heading, "value of an entry", "share of the entries per bin" if axis is axes[0] else None)
-        axis.legend(loc="upper center", frameon=True, fontsize=14)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), frameon=False, fontsize=14)
     if np.ndim(log) == 0:  # panels of one kind share their axis, so that heights can be compared
         limits = np.array([axis.get_ylim() for axis in axes])
         plt.setp(axes, ylim=(limits[:, 0].min(), limits[:, 1].max()))
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 
@@ -318,20 +382,25 @@ def plot_histograms(panels, title, log=False):
 def plot_by_layer(panels, title):
     """Statistics by layer, side by side. panels: {label of the y axis: {label: values or (low, middle, high)}}.
 
-    Three lists of values are drawn as a line in a band from low to high. A label has one look in all panels, and 0 is
-    a line where values lie on both sides of it.
+    Three lists of values are drawn as points with a line from low to high, beside each other within a layer. A label
+    has one look in all panels, and 0 is a line where values lie on both sides of it.
     """
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=5.2))
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     styles = zip((BLUE, ORANGE, GREEN, BLACK), ("solid", "dashed", "dotted", "dashdot"), "os^D")
-    looks = dict(zip(dict.fromkeys(label for curves in panels.values() for label in curves), styles))
-    handles = {}
+    looks, handles = dict(zip(labels, styles)), {}
     for axis, (ylabel, curves) in zip(axes, panels.items()):
-        for label, values in curves.items():
+        for place, (label, values) in enumerate(curves.items()):
             colour, dash, mark = looks[label]
-            low, middle, high = values if isinstance(values, tuple) else (values, values, values)
-            layers = np.arange(len(middle))
-            handles[label], = axis.plot(layers, middle, color=colour, linestyle=dash, marker=mark, linewidth=3)
-            axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
+            look = {"color": MEANING.get(label, colour), "linestyle": dash, "marker": mark}
+            if isinstance(values, tuple):
+                low, middle, high = map(np.asarray, values)
+                layers = np.arange(len(middle)) + 0.16 * (place - (len(curves) - 1) / 2)
+                drawn = axis.errorbar(layers, middle, (middle - low, high - middle), linewidth=1.5, elinewidth=3.5,
+                                      markersize=8, **look)
+            else:
+                drawn, = axis.plot(np.arange(len(values)), values, linewidth=3, **look)
+            handles[label] = drawn
         if axis.dataLim.y0 >= 0:
             axis.set_ylim(0, 1.08 * axis.dataLim.y1)
         else:
@@ -339,7 +408,7 @@ def plot_by_layer(panels, title):
         axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
         finish(axis, None, "layer", ylabel)
     axes[0].figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes
 
@@ -376,24 +445,30 @@ def plot_curve(values, title, xlabel, ylabel):
 
 
 def plot_visits(visits, mean, edge, edge_formula, title):
-    """How often each token was drawn, (N,), and near the start relative to the mean: measured and computed, (M,)."""
-    left, right = new_figure(columns=2, width=13, height=5)
-    left.plot(np.arange(len(visits)), visits, color=SKY, linewidth=0.5, label="each token")
-    left.axhline(mean, color=RED, linewidth=2, linestyle="dashed", label=f"mean inside: {mean:.2f}")
-    left.xaxis.set_major_locator(plt.MaxNLocator(4))
-    left.xaxis.set_major_formatter("{x:,.0f}")
-    left.set_ylim(0, 1.3 * max(visits))
-    finish(left, title, "token of the training text", "visits", legend="upper center")
+    """How many tokens were visited how often, and the visits near the start relative to the mean.
+
+    visits (N,): of each token; mean: that of the visits. edge, edge_formula (M,): the first tokens, measured and
+    computed. title: of the left half.
+    """
+    left, right = new_figure(columns=2, width=14, height=5)
+    sns.histplot(x=visits, discrete=True, stat="percent", color=SKY, ax=left)
+    left.axvline(mean, color=RED, linewidth=3, linestyle="dashed", label=f"mean: {mean:.2f}")
+    left.xaxis.set_major_locator(plt.MaxNLocator(8, integer=True))
+    finish(left, title, "visits of a token", "share of the tokens (%)", legend="upper right")
     right.plot(edge, color=BLUE, linewidth=3, label="measured, many draws")
     right.plot(edge_formula, color=BLACK, linewidth=2, linestyle="dotted", label="computed")
     right.set_ylim(0, 1.3)
-    finish(right, "The first tokens", "token of the training text", "visits relative to the mean", legend="lower right")
+    finish(right, "The first tokens are visited least", "token of the training text", "visits relative to the mean",
+           legend="lower right")
     plt.show()
     return left, right
 
 
-def plot_layout(layouts, title):
-    """Lines and punctuation of up to three texts. layouts: {label: {"lines": lengths, "marks": {mark: per 1,000}}}."""
+def plot_layout(layouts, lines_title, marks_title):
+    """Lines (left) and punctuation (right) of up to three texts, each with its title.
+
+    layouts: {label: {"lines": lengths, "marks": {mark: per 1,000}}}.
+    """
     left, right = new_figure(columns=2, width=13, height=5.5)
     for i, (label, found) in enumerate(layouts.items()):
         look = {"color": (BLACK, ORANGE, BLUE)[i], "linewidth": 3, "linestyle": ("solid", "dotted", "dashed")[i]}
@@ -404,8 +479,9 @@ def plot_layout(layouts, title):
         right.bar(np.arange(len(marks)) + 0.27 * (i - 1), marks.values(), 0.27, color=look["color"], label=label)
     right.set_xticks(range(len(marks)), marks, fontsize="large", fontweight="bold")
     left.set_ylim(0, 1.4 * left.get_ylim()[1])
-    finish(left, title, "length of a line (characters; last bar: 100+)", "share of the lines", legend="upper left")
-    finish(right, "Punctuation", "punctuation mark", "per 1,000 characters", legend="upper right")
+    finish(left, lines_title, "length of a line (characters; last bar: 100+)", "share of the lines",
+           legend="upper left")
+    finish(right, marks_title, "punctuation mark", "per 1,000 characters", legend="upper right")
     plt.show()
     return left, right
 
@@ -417,7 +493,7 @@ def plot_bits_per_byte(groups, baselines, title, batches_per_pass=None):
     in the colour of their group. batches_per_pass: those of Model 5, for a second axis at the top.
     """
     axes, dashes = new_figure(width=12, height=7.5), {"unigram": "dashed", "bigram": "dashdot"}
-    for (label, runs), colour, marker in zip(groups.items(), (BLUE, RED, GREEN), "osD"):
+    for (label, runs), colour, marker in zip(groups.items(), (BLUE, RED, GREEN, PURPLE, BLACK), "osD^v"):
         for i, (reads, bits) in enumerate(runs):
             axes.plot(reads, bits, color=colour, linewidth=1, alpha=0.4)
             axes.plot(reads, bits, marker, color=colour, markersize=9, fillstyle="none", markeredgewidth=2.5,
@@ -432,7 +508,7 @@ def plot_bits_per_byte(groups, baselines, title, batches_per_pass=None):
     if highest:  # the untrained models would squeeze all that is of interest into the lowest tenth
         axes.set_ylim(top=1.12 * highest)
     finish(axes, None, "passes over the training set", "test loss (bits per byte)", legend="upper right")
-    axes.figure.suptitle(title, fontweight="bold", fontsize="medium")
+    headline(axes.figure, title)
     plt.show()
     return axes
 
@@ -455,7 +531,7 @@ def plot_form(panels, title):
     right.set_ylim(-0.03, 1.15)
     finish(left, "How often, and how long", "batches", "relative to the book (doubling scale)", legend="best")
     finish(right, "How alike", "batches", "relative to the book", legend="best")
-    left.figure.suptitle(title, fontweight="bold", fontsize="medium")
+    headline(left.figure, title)
     plt.show()
     return left, right
 
@@ -477,15 +553,12 @@ def plot_runs(arms, title, xlabel):
     axes.set_yticks(range(len(labels)), labels)
     axes.margins(y=0.6 / len(labels))
     finish(axes, None, xlabel)
-    axes.figure.suptitle(title, fontweight="bold")
+    headline(axes.figure, title)
     plt.show()
     return axes
 
 
 # --- notebook 10 ------------------------------------------------------------------------------------------------------
-
-GREY = "#767676"  # the residual stream, in every diagram of the course
-
 
 def plot_induction_circuit(blocks=("an early block", "a later block")):
     """A diagram of the two heads that continue a repetition: A B ... A -> B. blocks: what to call their blocks."""
@@ -530,7 +603,7 @@ def plot_layer_grids(panels, title, marked=(), xlabel="head", xlabels=None, unit
     """
     values = [np.asarray(panel, dtype=float) for panel in panels.values()]
     limit, (L, N) = max(1.0, *(abs(panel).max() for panel in values)), values[0].shape
-    scale = {"cmap": "PuOr", "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 1}
+    scale = {"cmap": SIGNED, "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis", "vmin": 0, "vmax": 1}
     columns, rows = (1, len(panels)) if N > 8 else (len(panels), 1)
     axes = new_figure(columns, rows, 2.2 + (0.52 * N + 0.6) * columns, 1.2 + (1.1 + 0.5 * L) * rows)
     for i, (axis, heading, panel) in enumerate(zip(np.atleast_1d(axes), panels, values)):
@@ -544,7 +617,7 @@ def plot_layer_grids(panels, title, marked=(), xlabel="head", xlabels=None, unit
         axis.grid(False)
         finish(axis, heading, xlabel if columns > 1 or i == len(panels) - 1 else None,
                ylabel if rows > 1 or i == 0 else None)
-    np.atleast_1d(axes)[0].figure.suptitle(title, fontweight="bold")
+    headline(np.atleast_1d(axes)[0].figure, title)
     plt.show()
     return np.atleast_1d(axes)
 
@@ -567,7 +640,7 @@ def plot_against_random(panels, title):
         axis.xaxis.set_major_locator(plt.MaxNLocator(5 if len(panels) > 1 else 8))
         axis.set(xlim=(low - 0.06 * (high - low), high + 0.06 * (high - low)), ylim=(-0.6, len(rows) - 0.4))
         finish(axis, None, xlabel)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     handles, labels = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     plt.show()
@@ -594,7 +667,7 @@ def plot_growth(step, losses, scores, levels, title, moment=None):
     finish(lower, None, "training step", "highest score of a head")
     for axis in (upper, lower):
         axis.legend(loc="best", frameon=True, framealpha=1, fontsize=14)
-    upper.figure.suptitle(title, fontweight="bold")
+    headline(upper.figure, title)
     plt.show()
     return upper, lower
 
@@ -607,6 +680,6 @@ def plot_growth_runs(panels, title, xlabel="training step", ylabel="highest indu
             axis.plot(step, values, color=BLUE, linewidth=2, alpha=0.6)
         axis.set_ylim(-0.02, 1.02)
         finish(axis, heading, xlabel, ylabel if axis is axes[0] else None)
-    axes[0].figure.suptitle(title, fontweight="bold")
+    headline(axes[0].figure, title)
     plt.show()
     return axes

@@ -15,6 +15,7 @@ from helpers.training import TrainConfig
 
 FAST = 0.5  # a fall is fast if more than this share of it comes in the first fifth of the run
 FLAT = 0.02  # nats per token; the end is flat if the last fifth of the run changes the test loss by less
+RISE = 0.01  # bits per byte; a loss that ends higher above its lowest value is said to rise
 SEEDS = 3  # as many complete runs of the course's recipe settle the claim
 LIKE_THE_BOOK = 0.1  # a text is like the book in one respect if it differs by at most this share of the book's value
 FORM = ("newlines", "marks per 1,000 characters", "median line", "punctuation overlap", "known words",
@@ -44,6 +45,14 @@ def runs_of(record, recipe="course"):
     """The runs of one recipe, "course" or "lectures", that have begun to train: a list, one per seed."""
     runs = record["runs"] if record else {}
     return [runs[name] for name in sorted(runs) if name.startswith(f"{recipe}-") and runs[name]["batches"]]
+
+
+def longest_runs(record):
+    """Those runs of the course's recipe that have trained on the most batches, one per seed. Runs that stopped earlier
+    are left out, because their last measurement is not the end of the others'."""
+    runs = runs_of(record)
+    most = max((run["batches"] for run in runs), default=0)
+    return [run for run in runs if run["batches"] == most]
 
 
 class Fall(NamedTuple):
@@ -103,7 +112,8 @@ def live_entry(run, label, tokenizer, training_tokens, parameters, bits):
 
 
 def recorded_entries(record):
-    """The entries of the recorded runs, the course's recipe first."""
+    """The entries of the recorded runs, the course's recipe first. Runs of one recipe that stopped before the end of
+    their schedule are a group of their own, whose name says so."""
     if not record:
         return []
     config = GPTConfig(**record["model"])
@@ -116,7 +126,7 @@ def recorded_entries(record):
         for run in runs_of(record, recipe):
             label = f"{group}, seed {run['training']['seed']}"
             entry = live_entry(run, label, record["tokenizer"], record["training_tokens"], count, bits)
-            entries.append({**entry, "group": group})
+            entries.append({**entry, "group": group if is_complete(run) else f"{group}, {stopped([run])}"})
     return entries
 
 
@@ -157,16 +167,23 @@ def rows(entries):
 
 
 def summary(entries):
-    """The title of the figure: what each kind of run has reached."""
-    ends = {}
+    """The title of the figure: what each kind of run has reached, and whether its loss had been lower before.
+
+    Runs of Model 5 that stopped early are named only where no other run of it is complete.
+    """
+    ends, whole = {}, {entry["label"].partition(",")[0] for entry in entries if is_complete(entry["run"])}
     for entry in entries:
+        if not is_complete(entry["run"]) and entry["label"].partition(",")[0] in whole:
+            continue
         ends.setdefault(entry["group"], []).append(entry)
     lines = []
     for group, own in ends.items():
-        runs = [entry["run"] for entry in own]
-        bits = between([run["bits_per_byte"][-1] for run in runs], "{:.2f}")
-        read = between([passes(entry) for entry in own], "{:.1f}")
-        lines.append(f"{group}: {bits} bits per byte after {read} passes ({batches_of(runs)} batches)")
+        lowest = [min(entry["run"]["bits_per_byte"]) for entry in own]
+        last = [entry["run"]["bits_per_byte"][-1] for entry in own]
+        bits, read = between(last, "{:.2f}"), between([passes(entry) for entry in own], "{:.1f}")
+        rises = all(end - low > RISE for low, end in zip(lowest, last))
+        before = f"lowest {between(lowest, '{:.2f}')}, then " if rises else ""
+        lines.append(f"{group}: {before}{bits} bits per byte after {read} passes")
     return "\n".join(lines)
 
 
@@ -174,13 +191,17 @@ def caption(record):
     """The caption of what was recorded: machine, precision, date, and how much of the schedule has been trained."""
     if not record:
         return NOTHING
-    run, lectures = (runs_of(record) or runs_of(record, "lectures"))[0], runs_of(record, "lectures")
+    run, lectures = (longest_runs(record) or runs_of(record, "lectures"))[0], runs_of(record, "lectures")
     text = f"Model 5, {record['text']}: {records.origin(record)}, {run['dtype']}, {batches_of([run])} batches"
     if not is_complete(run):
         config = TrainConfig(**run["training"])
         share = config.learning_rate_at(run["batches"] - 1) / config.learning_rate
         text += (f", the beginning of a schedule of {config.steps}; "
                  f"the learning rate of the last batch was {share:.0%} of the highest")
+    elif early := [f"the {recipe} recipe, seed {own['training']['seed']}, {stopped([own])}"
+                   for name, recipe in (("course", "course's"), ("lectures", "lectures'"))
+                   for own in runs_of(record, name) if not is_complete(own)]:
+        text += f". Not finished: {'; '.join(early)}"
     if lectures:
         loss, uniform = lectures[0]["test_loss"][0], record["baselines"]["uniform"]["nats"]
         text += f". First test loss of the lectures' recipe: {loss:.2f} nats (ln V: {uniform:.2f})"
@@ -193,22 +214,23 @@ def caption(record):
 def sample_texts(record, most=6):
     """Some texts of the first run: the first, the last, and those between them at doubling distances. Without a record
     none."""
-    texts = next((run["texts"] for run in runs_of(record)), [])
+    texts = next((run["texts"] for run in longest_runs(record)), [])
     return [text for i, text in enumerate(texts) if i in {0, len(texts) - 1, *(2**n for n in range(most - 2))}]
 
 
 def form(record, measure):
-    """One measure of the text of each run of the course's recipe, relative to the book's value: [(steps, values)].
+    """One measure of the text of each of the longest_runs, relative to the book's value: [(steps, values)].
 
     A value is nan where there was nothing to measure, such as the length of lines in a text without a complete line.
     """
     return [([text["step"] for text in run["texts"]],
              [math.nan if text[measure] is None else text[measure] / record["book"][measure] for text in run["texts"]])
-            for run in runs_of(record)]
+            for run in longest_runs(record)]
 
 
 def like_the_book(record, measure):
-    """The batch from which on all texts of all runs, at least two, are like the book in this respect, or None."""
+    """The batch from which on all texts of the longest_runs, at least two of each, are like the book in this respect,
+    or None."""
     settled = []
     for steps, values in form(record, measure):
         unlike = [step for step, value in zip(steps, values) if not abs(value - 1) <= LIKE_THE_BOOK]  # or nan
@@ -219,7 +241,7 @@ def like_the_book(record, measure):
 def form_rows(record):
     """The table of all measures: the book, the untrained model, the last texts (medians over the runs), and when they
     became alike. Without a record it is empty."""
-    runs, table = runs_of(record), {}
+    runs, table = longest_runs(record), {}
     for measure in FORM if runs else ():
         untrained, trained = ([text for run in runs if (text := run["texts"][i][measure]) is not None] for i in (0, -1))
         since = like_the_book(record, measure)
@@ -232,7 +254,7 @@ def form_rows(record):
 
 def form_title(record):
     """The title of the figure: which measures have become like the book's, by when, and which have not."""
-    reached, last = {}, runs_of(record)[0]["batches"]
+    reached, last = {}, longest_runs(record)[0]["batches"]
     for measure in FORM:
         reached.setdefault(like_the_book(record, measure), []).append(measure)
     yet = reached.pop(None, [])
@@ -240,7 +262,7 @@ def form_title(record):
     sentences = [f"Within {100 * LIKE_THE_BOOK:.0f} % of the book to the end: {'; '.join(parts) or 'nothing'}"]
     if yet:
         sentences.append(f"Not, or not to the end, by batch {last}: {', '.join(yet)}")
-    return "\n".join(textwrap.fill(sentence, 90, break_on_hyphens=False) for sentence in sentences)
+    return "\n".join(textwrap.fill(sentence, 98, break_on_hyphens=False) for sentence in sentences)
 
 
 # --- claim 23 --------------------------------------------------------------------------------------------------------
@@ -257,6 +279,11 @@ def batches_of(runs):
     steps = runs[0]["training"]["steps"]
     done = between([run["batches"] for run in runs], "{}")
     return done if done == str(steps) else f"{done} of {steps}"
+
+
+def stopped(runs):
+    """What the name of runs says that have not trained on all batches of their schedule."""
+    return f"stopped after {batches_of(runs)} batches"
 
 
 def seeds(runs):

@@ -197,6 +197,25 @@ def test_without_a_record_there_is_only_the_run_of_the_reader():
     assert model5_runs.caption(None) == model5_runs.NOTHING
 
 
+def test_runs_that_stopped_early_are_a_group_whose_name_says_so():
+    own = record(course_0=run(), course_1=run(seed=1), course_2=run(FALLS_AND_RISES[:2], seed=2),
+                 lectures_0=run(FALLS_SLOWLY[:2]))
+    groups = model5_runs.curves(model5_runs.recorded_entries(own))
+    assert {name: len(runs) for name, runs in groups.items()} == {
+        "Model 5, the course's recipe": 2, "Model 5, the course's recipe, stopped after 100 of 500 batches": 1,
+        "Model 5, the lectures' recipe, stopped after 100 of 500 batches": 1}
+    caption = model5_runs.caption(own)
+    assert ("500 batches. Not finished: the course's recipe, seed 2, stopped after 100 of 500 batches; "
+            "the lectures' recipe, seed 0, stopped after 100 of 500 batches. First test loss") in caption
+    assert claim(own)[2] == "unmeasured here" and "2 seeds, where 3 complete runs" in claim(own)[1]
+
+
+def test_the_title_says_whether_a_loss_rose_again():
+    lines = model5_runs.summary([live_entry(), *model5_runs.recorded_entries(three_seeds(FALLS_AND_RISES))]).split("\n")
+    assert lines[0] == "this run: 1.82 bits per byte after 20.5 passes"
+    assert lines[1] == "Model 5, the course's recipe: lowest 1.80, then 1.91 bits per byte after 15.7 passes"
+
+
 def test_models_that_count_are_given_once_for_each_tokenizer():
     entries = [live_entry(), *model5_runs.recorded_entries(three_seeds(FALLS_AND_RISES, lectures_0=run()))]
     counted = model5_runs.baselines(entries)
@@ -229,6 +248,15 @@ def test_like_the_book_means_until_the_end_and_more_than_once():
     late["runs"]["course-2"]["texts"][4]["newlines"] = 0.0
     assert model5_runs.like_the_book(late, "newlines") is None, "one measurement is not enough"
     assert model5_runs.like_the_book(own, "median line") == 100, "nothing to measure is not like the book"
+
+
+def test_a_run_that_stopped_early_does_not_say_what_the_end_of_a_run_is_like():
+    own = record(course_0=run(FALLS_AND_RISES[:2], seed=0), course_1=run(seed=1))
+    assert model5_runs.longest_runs(own) == [own["runs"]["course-1"]]
+    assert model5_runs.like_the_book(own, "newlines") == 400 and len(model5_runs.form(own, "newlines")) == 1
+    assert "after 500 batches" in model5_runs.form_rows(own)["newlines"]
+    assert "newlines" in model5_runs.form_title(own).partition("(from batch 400")[0]
+    assert model5_runs.sample_texts(own)[-1]["step"] == 500
 
 
 def test_the_table_and_the_title_say_what_became_like_the_book():

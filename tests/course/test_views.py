@@ -1,15 +1,16 @@
-"""The views of notebooks 01 and 04: what they draw, that their controls work, and that notebooks run without them."""
+"""The views of notebooks 01 and 04: what they show, their field for other texts, and that they run without it."""
 
 import math
 import sys
 
 import IPython.display
+import matplotlib
 import pytest
 import torch
 
 from helpers import attention
 from helpers.corpus import load_tokenizer
-from helpers.course import figures, views
+from helpers.course import figures, views, views_pages
 from helpers.generation import next_token_probabilities
 from helpers.model import GPT, GPTConfig
 
@@ -28,20 +29,19 @@ def model(tokenizer):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The calls of functions in figures, as (name, arguments), instead of their figures."""
-    calls = []
-    for name in ("plot_attention_steps", "plot_next_tokens", "plot_head_grid", "plot_matrices"):
-        monkeypatch.setattr(figures, name, lambda *arguments, name=name: calls.append((name, arguments)))
-    return calls
+def shown(monkeypatch):
+    """The pages that are shown, as (page, kind, what draws its figure, alternative text), and the widgets."""
+    found = []
+    monkeypatch.setattr(views_pages, "show", lambda *arguments: found.append(arguments))
+    monkeypatch.setattr(IPython.display, "display", found.append)
+    return found
 
 
 @pytest.fixture
-def displayed(monkeypatch):
-    """Everything that is displayed, instead of displaying it."""
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
-    return shown
+def no_windows(monkeypatch):
+    monkeypatch.setattr(figures.plt, "show", lambda: None)
+    yield
+    figures.plt.close("all")
 
 
 def test_the_panels_show_the_distributions(model, tokenizer):
@@ -58,68 +58,47 @@ def test_the_panels_show_the_distributions(model, tokenizer):
     assert f"{math.log(tokenizer.vocab_size):.1f}" in list(panels)[0], "the entropy of a fresh model is almost ln V"
 
 
-def test_a_learners_text_that_cannot_be_used_is_explained(model, tokenizer):
+def test_a_text_that_cannot_be_used_is_explained(model, tokenizer, shown):
     for text in ("", "word " * 40):
-        with pytest.raises(ValueError, match="between 1 and 16"):
-            views.draw_next_tokens(model, tokenizer, text)
-        with pytest.raises(ValueError, match="between 1 and 16"):
-            views.draw_heads(model, tokenizer, text)
+        for view in (views.next_token, views.heads, views.draw_next_tokens, views.draw_heads):
+            with pytest.raises(ValueError, match="between 1 and 16"):
+                view(model, tokenizer, text)
+    assert not shown
 
 
-def controls(box):
-    return {widget.description: widget for widget in box.children if hasattr(widget, "description")}
+@pytest.mark.parametrize("view, kind", [(views.next_token, "next-token"), (views.heads, "heads")])
+def test_a_text_of_ones_own_is_shown_below_the_field(model, tokenizer, shown, capsys, view, kind):
+    view(model, tokenizer, TEXT)
+    (page, own, _, alt), box = shown
+    assert own == kind and TEXT in alt and "ship" in page
+    field = box.children[0]
+    assert not field.continuous_update, "every letter would run the model"
+    field.value = "The sea is wide"
+    assert len(shown) == 3 and "sea" in shown[2][0] and shown[2][1] == kind
+    field.value = "word " * 40
+    assert len(shown) == 3 and "between 1 and 16" in capsys.readouterr().out
+    field.value = ""
+    assert len(shown) == 3 and "expected" not in capsys.readouterr().out
 
 
-def test_the_view_of_the_next_token_follows_its_controls(model, tokenizer, drawn, displayed):
-    views.next_token(model, tokenizer, TEXT)
-    (box,) = displayed
-    assert "course-view" in box._dom_classes and len(drawn) == 1
-    own = controls(box)
-    own["temperature"].value = 5.0
-    own["top-k (0: all)"].value = 3
-    own["top-p"].value = 0.5
-    own["text"].value = "The sea"
-    panels = [arguments[0] for _, arguments in drawn]
-    assert len(panels) == 5
-    assert "temperature 5, top-k off, top-p 1" in list(panels[1])[0]
-    assert "temperature 5, top-k 3, top-p 0.5" in list(panels[3])[0]
-    assert sum(probability > 0 for probability in list(panels[2].values())[0]) == 3
-    assert "The sea" in drawn[-1][1][2]
-
-
-def test_the_view_of_the_heads_follows_its_controls(model, tokenizer, drawn, displayed, capsys):
-    views.heads(model, tokenizer, TEXT)
-    own = controls(displayed[0])
-    assert (own["layer"].max, own["head"].max) == (1, 2)
-    own["layer"].value, own["head"].value = 1, 2
-    maps = attention.attention_maps(model, tokenizer.encode(TEXT)[None])
-    ((heading, drawn_map),) = drawn[-1][1][0].items()
-    assert heading == "layer 1, head 2" and torch.equal(drawn_map, maps[1, 2])
-    before = len(drawn)
-    own["sentence"].value = ""
-    assert len(drawn) == before and "between 1 and 16" in capsys.readouterr().out
-
-
-def test_the_view_of_the_steps_follows_its_controls(drawn, displayed):
-    q, k, v = torch.randn(3, 4, 5)
-    views.attention_steps(q, k, v, list("abcd"))
-    own = controls(displayed[0])
-    own["token that looks"].value, own["step"].value = 2, 4
-    assert [arguments[-2:] for _, arguments in drawn] == [([3], 1), ([2], 1), ([2], 4)]
-
-
-def test_without_ipywidgets_a_line_replaces_the_view_but_the_grids_work(model, tokenizer, drawn, monkeypatch, capsys):
+def test_without_ipywidgets_the_views_work_but_have_no_field(model, tokenizer, shown, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     views.next_token(model, tokenizer, TEXT)
-    assert "next figure shows the same" in capsys.readouterr().out and not drawn
-    views.draw_next_tokens(model, tokenizer, TEXT)
-    views.draw_heads(model, tokenizer, TEXT)
-    assert [name for name, _ in drawn] == ["plot_next_tokens", "plot_head_grid"]
-    assert len(drawn[0][1][0]) == len(views.SETTINGS)
+    views.heads(model, tokenizer, TEXT)
+    views.attention_steps(*torch.randn(3, 4, 5), list("abcd"))
+    assert [kind for _, kind, _, _ in shown] == ["next-token", "heads", "steps"]
 
 
-def test_the_drawn_steps_show_the_weights_and_sums_of_attention(monkeypatch):
-    monkeypatch.setattr(figures.plt, "show", lambda: None)
+def test_the_figures_that_stand_for_the_views_can_be_drawn(model, tokenizer, shown, no_windows):
+    views.next_token(model, tokenizer, TEXT)
+    views.heads(model, tokenizer, TEXT)
+    views.attention_steps(*torch.randn(3, 4, 5), list("abcd"))
+    for _, _, draw, _ in (arguments for arguments in shown if isinstance(arguments, tuple)):
+        assert views_pages.as_png(draw).startswith(b"\x89PNG")
+    assert not matplotlib.pyplot.get_fignums()
+
+
+def test_the_drawn_steps_show_the_weights_and_sums_of_attention(no_windows):
     q, k, v = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     weights = attention.attention_weights(q, k)
     grid = figures.plot_attention_steps(q, k, v, list("abcd"), [0, 2])
@@ -127,5 +106,3 @@ def test_the_drawn_steps_show_the_weights_and_sums_of_attention(monkeypatch):
     assert bars == pytest.approx(weights[2].tolist(), abs=1e-6)
     total = grid[1][3].collections[0].get_array().reshape(5, 5)[-1]
     assert total.tolist() == pytest.approx(attention.attention(q, k, v)[2].tolist(), abs=1e-5)
-    assert not figures.plot_attention_steps(q, k, v, list("abcd"), [1], 2)[0][2].get_visible()
-    figures.plt.close("all")
