@@ -1,67 +1,87 @@
-"""Interactive views for JupyterLab and Colab (notebooks 01 and 04), and static grids that show the same on one page.
+"""The views of notebooks 01 and 04, which answer to sliders, clicks and the mouse.
 
-A view needs ipywidgets, version 7.7 (Colab's) or newer. The grids need neither ipywidgets nor a running kernel.
+Each is a page that runs by itself in the notebook, also in a stored one (views_pages). Only a text of one's own needs a
+running kernel, and ipywidgets 7.7 (Colab's) or newer for the field in which it is typed.
 """
 
+import functools
 import math
 
+import torch
+
 from helpers import attention
-from helpers.course import figures
+from helpers.course import figures, views_pages
 from helpers.course.text_statistics import entropy
 from helpers.generation import next_token_probabilities
 
-SETTINGS = {
-    "temperature 0.1": {"temperature": 0.1}, "temperature 1": {}, "temperature 10": {"temperature": 10.0},
-    "top-k 3": {"top_k": 3}, "top-p 0.3": {"top_p": 0.3},
-    "temperature 2, top-p 0.9": {"temperature": 2.0, "top_p": 0.9},
-}
+SETTINGS = views_pages.SETTINGS
 
 
-def show(draw, make_controls):
-    """Displays controls, and below them what draw(**values) draws, updated whenever a value changes.
+def attention_steps(q, k, v, labels):
+    """Shows one head step by step: scores, mask, softmax, sum, for the token that looks. q, k, v: (T, d)."""
+    page = views_pages.attention_steps(q, k, v, labels)
+    q, k, v = (torch.as_tensor(matrix).detach().cpu() for matrix in (q, k, v))
+    rows = sorted({0, (len(labels) - 1) // 2, len(labels) - 1})
+    views_pages.show(page, "steps", functools.partial(figures.plot_attention_steps, q, k, v, labels, rows),
+                     "Attention step by step: scores, mask, softmax and weighted sum for the chosen token")
 
-    make_controls(ipywidgets) -> {name of an argument: widget}. A ValueError from draw is shown as its message.
+
+def next_token(model, tokenizer, text):
+    """Shows the distribution of the next token after a text, with sliders, and a field for other texts."""
+    _show_for_texts(_show_next_token, model, tokenizer, text)
+
+
+def heads(model, tokenizer, text):
+    """Shows the attention maps of all heads for a text, one of them large, and a field for other texts."""
+    _show_for_texts(_show_heads, model, tokenizer, text)
+
+
+def _show_for_texts(show, model, tokenizer, text):
+    """Calls show(model, tokenizer, text), and again below a field, whenever another text is entered there.
+
+    A ValueError for a text that was typed is shown as its message.
     """
-    print("The controls work in JupyterLab and in Colab. The next figure shows the same without them.")
+    show(model, tokenizer, text)
     try:
         import ipywidgets
         from IPython.display import display
     except ImportError:
         return
+    layout = ipywidgets.Layout(width="36em", max_width="95%")
+    field = ipywidgets.Text(description="Your text", placeholder="then Enter", continuous_update=False, layout=layout)
 
-    def draw_or_explain(**values):
+    def show_or_explain(text):
         try:
-            draw(**values)
+            if text:
+                show(model, tokenizer, text)
         except ValueError as error:
             print(error)
 
-    controls = make_controls(ipywidgets)
-    box = ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(draw_or_explain, controls)])
-    box.add_class("course-view")
+    box = ipywidgets.VBox([field, ipywidgets.interactive_output(show_or_explain, {"text": field})])
+    box.add_class("course-view-text")
     display(box)
 
 
-def _control(widgets, kind, label, *arguments, **settings):
-    """A control with its label beside it, which acts when it is released."""
-    style, layout = {"description_width": "9em"}, widgets.Layout(width="36em")
-    return kind(*arguments, description=label, continuous_update=False, style=style, layout=layout, **settings)
+def _ids(model, tokenizer, text):
+    """(1, T) on the model's device. Raises ValueError for an empty text or one that is longer than the context."""
+    ids = tokenizer.encode(text)
+    if not 0 < len(ids) <= model.config.n_positions:
+        raise ValueError(f"A text of {len(ids)} tokens: expected between 1 and {model.config.n_positions}.")
+    return ids[None].to(next(model.parameters()).device)
 
 
-# Notebook 01: attention step by step
+def _logits(model, tokenizer, text):
+    """(V,): those of the next token, on the CPU."""
+    return model(_ids(model, tokenizer, text), last_only=True)[0, -1].detach().float().cpu()
 
 
-def attention_steps(q, k, v, labels):
-    """Controls for the token that attends and for the step: scores, mask, softmax, sum. q, k, v: (T, d)."""
-
-    def controls(widgets):
-        last = len(labels) - 1
-        return {"token": _control(widgets, widgets.IntSlider, "token that looks", last, 0, last),
-                "step": _control(widgets, widgets.IntSlider, "step", 1, 1, 4)}
-
-    show(lambda token, step: figures.plot_attention_steps(q, k, v, labels, [token], step), controls)
+# --- the next token --------------------------------------------------------------------------------------------------
 
 
-# Notebook 04: the next token
+def _show_next_token(model, tokenizer, text):
+    page = views_pages.next_token(_logits(model, tokenizer, text), tokenizer, text)
+    draw = functools.partial(draw_next_tokens, model, tokenizer, text)
+    views_pages.show(page, "next-token", draw, f"The likeliest next tokens after “{text[-50:]}” under several settings")
 
 
 def next_token_panels(model, tokenizer, text, settings, count=12):
@@ -70,7 +90,7 @@ def next_token_panels(model, tokenizer, text, settings, count=12):
     settings: {name: arguments of next_token_probabilities} -> (strings, {heading: probabilities}); a heading also gives
     the entropy, and the number of equally likely tokens with that entropy. Raises ValueError for an empty text.
     """
-    logits = model(_ids(model, tokenizer, text), last_only=True)[0, -1].detach().float().cpu()  # (V,)
+    logits = _logits(model, tokenizer, text)
     top = logits.topk(min(count, len(logits))).indices
     panels = {}
     for name, chosen in settings.items():
@@ -82,59 +102,26 @@ def next_token_panels(model, tokenizer, text, settings, count=12):
     return [repr(tokenizer.decode([token])) for token in top.tolist()], panels
 
 
-def _ids(model, tokenizer, text):
-    """(1, T) on the model's device."""
-    ids = tokenizer.encode(text)
-    if not 0 < len(ids) <= model.config.n_positions:
-        raise ValueError(f"A text of {len(ids)} tokens: expected between 1 and {model.config.n_positions}.")
-    return ids[None].to(next(model.parameters()).device)
-
-
 def draw_next_tokens(model, tokenizer, text, settings=SETTINGS):
-    """The figure: one panel of bars for each of the settings."""
+    """The figure of the view where nothing can be run: one panel of bars for each of the settings. Returns its axes."""
     # Several panels of 12 bars would be too small to read from the back row.
     tokens, panels = next_token_panels(model, tokenizer, text, settings, count=12 if len(settings) == 1 else 7)
     return figures.plot_next_tokens(panels, tokens, f"The next token after “{text[-50:]}”")
 
 
-def next_token(model, tokenizer, text):
-    """Controls for text, temperature, top-k (0: all) and top-p, above the distribution of the next token."""
-
-    def controls(widgets):
-        return {"text": _control(widgets, widgets.Text, "text", text),
-                "temperature": _control(widgets, widgets.FloatLogSlider, "temperature", 1.0, min=-1, max=1, step=0.05),
-                "top_k": _control(widgets, widgets.IntSlider, "top-k (0: all)", 0, 0, 50),
-                "top_p": _control(widgets, widgets.FloatSlider, "top-p", 1.0, min=0.05, max=1, step=0.05)}
-
-    def draw(text, temperature, top_k, top_p):
-        chosen = {"temperature": temperature, "top_k": top_k or None, "top_p": top_p}
-        name = f"temperature {temperature:.2g}, top-k {top_k or 'off'}, top-p {top_p:.2g}"
-        draw_next_tokens(model, tokenizer, text, {name: chosen})
-
-    show(draw, controls)
+# --- the heads -------------------------------------------------------------------------------------------------------
 
 
-# Notebook 04: the heads
+def _show_heads(model, tokenizer, text):
+    maps = attention.attention_maps(model, _ids(model, tokenizer, text))  # (L, nh, T, T)
+    strongest = maps.diagonal(-1, dim1=-2, dim2=-1).mean(-1) if maps.shape[-1] > 1 else maps[..., 0, 0]
+    layer, head = divmod(strongest.argmax().item(), maps.shape[1])  # the head that looks at the token before most
+    page = views_pages.heads(maps, tokenizer.pieces(text), layer, head)
+    views_pages.show(page, "heads", functools.partial(draw_heads, model, tokenizer, text),
+                     f"The attention maps of all {maps.shape[0] * maps.shape[1]} heads on “{text[:50]}”")
 
 
 def draw_heads(model, tokenizer, text):
-    """The figure: the attention maps of all heads, small."""
+    """The figure of the view where nothing can be run: the maps of all heads, small. Returns its axes."""
     maps = attention.attention_maps(model, _ids(model, tokenizer, text))
     return figures.plot_head_grid(maps, f"All {maps.shape[0] * maps.shape[1]} heads on “{text[:50]}”")
-
-
-def heads(model, tokenizer, text):
-    """Controls for the sentence, the layer and the head, above that head's map."""
-
-    def controls(widgets):
-        last_layer, last_head = model.config.n_layer - 1, model.config.n_head - 1
-        return {"text": _control(widgets, widgets.Text, "sentence", text),
-                "layer": _control(widgets, widgets.IntSlider, "layer", 0, 0, last_layer),
-                "head": _control(widgets, widgets.IntSlider, "head", 0, 0, last_head)}
-
-    def draw(text, layer, head):
-        maps = attention.attention_maps(model, _ids(model, tokenizer, text))
-        labels = [repr(piece)[1:-1] for piece in tokenizer.pieces(text)]
-        figures.plot_matrices({f"layer {layer}, head {head}": maps[layer, head]}, "Where this head looks", labels)
-
-    show(draw, controls)
