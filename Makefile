@@ -17,7 +17,7 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 ARGS ?=
 
-.PHONY: help course lab slides notebooks-clean test bench gpu experiments outputs publish install clean
+.PHONY: help course lab slides site notebooks-clean test bench gpu experiments outputs publish install clean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print(f'make {name:16} {text}') for name, text in re.findall(r'(?m)^([\w-]+):[^#\n]*## (.*)', open('Makefile').read())]"
@@ -30,6 +30,9 @@ lab: $(STAMP)  ## open the first notebook in JupyterLab
 
 slides: $(STAMP)  ## make slides from the stored outputs, for use without the internet: one HTML file per notebook in build/slides/
 	$(VENV_PYTHON) -m scripts.slides
+
+site: $(STAMP)  ## make a website of the course from the stored outputs, with search, slides and views: build/site/index.html
+	$(VENV_PYTHON) -m scripts.website
 
 notebooks-clean: $(STAMP)  ## copy the notebooks without outputs to build/notebooks-clean/, to hand out
 	$(VENV_PYTHON) -m scripts.clean_notebooks
@@ -44,7 +47,7 @@ bench: $(STAMP)  ## time Model 5 against Hugging Face's GPT-2 on this machine (A
 	$(VENV_PYTHON) -m benchmarks.bench $(ARGS)
 
 # In .venv if it is there, and otherwise in any Python that has PyTorch: it installs nothing by itself.
-gpu:  ## measure all that needs an NVIDIA GPU, in 8 minutes (ARGS="--device cpu --quick" rehearses it on any machine)
+gpu:  ## measure all that needs an NVIDIA GPU, in 12 minutes (ARGS="--device cpu --quick" rehearses it on any machine)
 	$(if $(wildcard $(STAMP)),$(VENV_PYTHON),$(PYTHON)) -m scripts.gpu $(ARGS)
 
 experiments: $(STAMP)  ## train and record all variants of the recipe for notebook 09, in up to an hour (ARGS=--help lists the options)

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the steps of make gpu do not use: JupyterLab, slides, browser tests, and running tests in parallel.
-NOT_NEEDED = {"jupyter", "sphinx-revealjs", "selenium", "nbmake", "pytest-xdist"}
+# What the steps of make gpu do not use: JupyterLab, slides, the website, browser tests, and running tests in parallel.
+NOT_NEEDED = {"jupyter", "sphinx-revealjs", "sphinx", "docutils", "myst-nb", "furo", "selenium", "nbmake",
+              "pytest-xdist"}
 LINUX = [f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 26, 24, 17, 12, 5)]
 PLATFORMS = [*LINUX, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
 
