@@ -1,4 +1,4 @@
-"""In a real browser: slides and pages fit and need no network; in JupyterLab notebooks run, fold and respond.
+"""In a real browser: pages fit and need no network; in JupyterLab notebooks run, fold and respond.
 
 Skipped where Chromium (or Chrome) and its driver are not installed.
 """
@@ -24,7 +24,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from scripts import rendering, slides
+from scripts import rendering
 from scripts.fold_notebooks import fold
 from scripts.notebooks import FOLDER, ROOT, chosen
 
@@ -36,25 +36,6 @@ ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )
-SMALLEST = 15  # letters on a slide, of its 720 units in height
-
-# Goes through all slides and notes for each what sticks out and how small its letters are. Fragments keep their place.
-MEASURE_SLIDES = """
-const found = [];
-for (const slide of Reveal.getSlides()) {
-  const {h, v} = Reveal.getIndices(slide);
-  Reveal.slide(h, v);
-  const body = slide.querySelector(".body"), letters = [...body.querySelectorAll("p, li, td, pre")];
-  found.push({
-    name: slide.id, page: slide.querySelector(".page").offsetHeight,
-    over: Math.max(body.scrollHeight - body.clientHeight, body.scrollWidth - body.clientWidth),
-    letters: Math.min(...letters.map(e => parseFloat(getComputedStyle(e).fontSize) * (e.currentCSSZoom || 1)), 99),
-    figures: [...body.querySelectorAll("img")].map(image => [image.naturalWidth, image.clientHeight]),
-  });
-}
-return found;
-"""
-
 WITHOUT_NETWORK = {"urls": ["http://*", "https://*"]}
 CELLS = "window.jupyterapp.shell.currentWidget.content.widgets"
 FOLDED = f"return {CELLS}.filter(cell => cell.node.querySelector(arguments[0])).map(cell => cell.model.id)"
@@ -92,36 +73,6 @@ def browser(tmp_path_factory):
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()
-
-
-# --- slides ----------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
-def test_slides_fit_and_are_legible_without_a_network(browser, path, tmp_path):
-    page = tmp_path / "slides.html"
-    page.write_text(slides.page(nbformat.read(path, as_version=4)), encoding="utf-8")
-    browser.execute_cdp_cmd("Network.enable", {})
-    browser.execute_cdp_cmd("Network.setBlockedURLs", WITHOUT_NETWORK)
-    browser.get(page.as_uri())
-    read = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert [name[:80] for name in read if not name.startswith("data:")] == []
-    found = browser.execute_script(MEASURE_SLIDES)
-    assert len(found) >= 10
-    assert [slide for slide in found if slide["over"] > 1 or slide["page"] > 720] == []
-    assert [slide for slide in found if slide["letters"] < SMALLEST] == []
-    for slide in found:
-        assert all(natural > 0 and height > 230 for natural, height in slide["figures"]), slide
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-
-
-def test_a_slide_that_does_not_fit_is_noticed(browser, tmp_path):
-    page = tmp_path / "slides.html"
-    page.write_text(slides.page(nbformat.read(PATHS[0], as_version=4)), encoding="utf-8")
-    browser.get(page.as_uri())
-    browser.execute_script("document.querySelector('.body').append(...Array.from({length: 60}, (_, i) => {"
-                           "const line = document.createElement('p'); line.textContent = i; return line; }))")
-    first = browser.execute_script(MEASURE_SLIDES)[0]
-    assert first["over"] > 1
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------
@@ -261,21 +212,34 @@ def figures(browser, inside=".jp-Notebook"):
 
 
 def respond(browser):
-    """Moves the first slider of every view with the arrow keys, until its picture or its text is another."""
-    views = browser.find_elements(By.CSS_SELECTOR, ".course-view")
+    """Moves a slider of every view, or clicks on another head: the view must change. Returns the number of views."""
+    views = browser.find_elements(By.CSS_SELECTOR, ".course-view iframe")
+    state = "return document.querySelector('main').innerText + document.querySelector('main').innerHTML"
     for view in views:
-        handle = view.find_element(By.CSS_SELECTOR, ".noUi-handle, input[type=range]")
-        picture = "return arguments[0].querySelector('.jp-OutputArea').innerHTML"
-        WebDriverWait(browser, 20).until(lambda _: browser.execute_script(picture, view))
-        before = browser.execute_script(picture, view)
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
-        key = Keys.ARROW_RIGHT if handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin") else (
-            Keys.ARROW_LEFT)
-        handle.send_keys(key)
-        WebDriverWait(browser, 20).until(
-            lambda _: browser.execute_script(picture, view) not in ("", before), "a slider changed nothing")
-        assert not errors(browser)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", view)
+        browser.switch_to.frame(view)
+        before = browser.execute_script(state)
+        sliders = browser.find_elements(By.CSS_SELECTOR, "input[type=range]")
+        if sliders:
+            sliders[0].send_keys(Keys.ARROW_LEFT)
+        else:
+            browser.find_element(By.CSS_SELECTOR, "#grid button").click()
+        changed = browser.execute_script(state) != before
+        browser.switch_to.default_content()
+        assert changed, "a view did not respond"
     return len(views)
+
+
+def type_texts(browser):
+    """Enters a text of its own into every field for one, and waits for the view of it. Returns the number of fields."""
+    fields = browser.find_elements(By.CSS_SELECTOR, ".course-view-text")
+    for field in fields:
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+        field.find_element(By.CSS_SELECTOR, "input").send_keys("The sea was", Keys.ENTER)
+        WebDriverWait(browser, 60).until(lambda _: field.find_elements(By.CSS_SELECTOR, ".course-view iframe"),
+                                         "a text was entered, and nothing was shown")
+        assert not errors(browser)
+    return len(fields)
 
 
 def open_output(browser, name):
@@ -305,6 +269,7 @@ def test_a_notebook_runs_and_folds_in_jupyterlab_and_its_controls_respond(browse
     assert not errors(browser)
     assert len(figures(browser)) >= len(drawn)
     assert re.search(r"You will often read that", browser.find_element(By.CSS_SELECTOR, ".jp-Notebook").text)
+    assert type_texts(browser) == (2 if path.stem.startswith("04") else 0)
     assert respond(browser) >= 1, "no view with a control"
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_pictures_are_in_the_page_and_badges_are_their_text(tmp_path):
                 source=tmp_path)
     assert f'src="data:image/png;base64,{base64.b64encode(b"pixels").decode()}"' in page
     assert '<a href="https://a.b/c">Open in Colab</a>' in page and "badge.svg" not in page
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])
+def test_outputs_that_are_pictures_have_their_alternative_text(kind):
+    picture = {"image/png": "cGl4ZWxz", "image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'></svg>"}[kind]
+    told = new_output("display_data", {kind: picture}, metadata={kind: {"alt": 'A "red" dot & more'}})
+    untold = new_output("display_data", {kind: picture})
+    page = made(new_code_cell("draw()", outputs=[told, untold]))
+    first, second = map(unescape, re.findall(r"<img [^>]*>", page))
+    assert f"data:{kind};base64," in first and f"data:{kind};base64," in second
+    assert 'A "red" dot & more' in first and re.search(r"alt=.A (figure|diagram). The text", second)
 
 
 def test_an_answer_of_the_quiz_is_inside_its_details():
