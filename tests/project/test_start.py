@@ -13,7 +13,7 @@ CELLS = {cell.id: cell.source for cell in START.cells}
 LESSONS = {path.stem[:2]: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
            if path.stem[:2] != "00"}
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")]
-        for line in CELLS["glossary"].splitlines() if line.startswith("| ")][1:]
+        for line in CELLS["glossary-table"].splitlines() if line.startswith("| ")][1:]
 # How the notebooks define a term: "called a *logit*", "A *token* is", "(*warm-up*)", "This is the **logit lens**".
 DEFINITIONS = (
     r"\b[Cc]alled (?:an? |the |its )?\*{1,2}([^*\n]+?)\*{1,2}",
@@ -62,7 +62,7 @@ def test_the_glossary_is_sorted_and_complete():
 def test_a_term_is_introduced_where_the_glossary_states(term, number, file):
     assert file.startswith(number) and (FOLDER / file).is_file()
     if number == "00":
-        assert mentions("\n".join(text for name, text in CELLS.items() if name != "glossary"), term)
+        assert mentions("\n".join(text for name, text in CELLS.items() if name != "glossary-table"), term)
         return
     own, earlier = LESSONS[number], [LESSONS[other] for other in LESSONS if other < number]
     text = "\n".join(cell.source for cell in own.cells if cell.id != "setup")
@@ -98,8 +98,8 @@ def test_the_map_links_to_every_lesson():
 
 
 def test_the_sections_named_in_the_learning_paths_exist():
-    named = re.findall(r"“([^”]+)” of\s+\[(\d\d)\]", CELLS["s6"])
-    assert len(named) == CELLS["s6"].count("“") >= 3
+    named = re.findall(r"“([^”]+)” of\s+\[(\d\d)\]", CELLS["ways"])
+    assert len(named) == CELLS["ways"].count("“") >= 3
     for title, number in named:
         assert re.search(rf"(?m)^## \d+ · {re.escape(title)}$", prose(LESSONS[number])), (title, number)
 
