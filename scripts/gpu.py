@@ -1,6 +1,6 @@
 """Measure the course on this machine's NVIDIA GPU, in five steps: make gpu
 
-    python -m scripts.gpu                            all steps; results go to build/gpu, in at most 12 minutes on an H100
+    python -m scripts.gpu                            all steps; results go to build/gpu, in at most 12 minutes
     python -m scripts.gpu --device cpu --quick       the same steps in small, on any machine: a rehearsal
     python -m scripts.gpu --pack FOLDER              on a machine with a network: collect what one without it needs
     python -m scripts.gpu --bring FOLDER             on that machine: install from FOLDER, fetch nothing, then measure

@@ -62,9 +62,10 @@ def plot_lookup(query, keys, names, weights, axes_names, title):
     """
     axes = new_figure(columns=1 + len(weights), width=4.6 + 2.9 * len(weights), height=4.6)
     for name, key, colour in zip(names, np.asarray(keys), COLOURS[1:]):
-        _arrow(axes[0], key, colour, name)
-    _arrow(axes[0], np.asarray(query), BLUE, "query")
-    reach = 1.5 * max(1, abs(np.asarray(keys)).max(), abs(np.asarray(query)).max())
+        is_up = key[1] >= 0
+        _arrow(axes[0], key, colour, name, (0, 8 if is_up else -8), ha="center", va="bottom" if is_up else "top")
+    _arrow(axes[0], np.asarray(query), BLUE, "query", (-8, 14), ha="left", va="bottom")
+    reach = 2 * max(1, abs(np.asarray(keys)).max(), abs(np.asarray(query)).max())
     axes[0].set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     finish(axes[0], "query and keys", *axes_names)
     for axis, (scale, shares) in zip(axes[1:], weights.items()):
@@ -79,7 +80,7 @@ def plot_lookup(query, keys, names, weights, axes_names, title):
     return axes
 
 
-def _arrow(axis, point, colour, name):
-    """An arrow from the origin to a point, with its name beyond the tip."""
+def _arrow(axis, point, colour, name, offset, **places):
+    """An arrow from the origin to a point, with its name at an offset (in points) from the tip."""
     axis.annotate("", point, (0, 0), arrowprops={"color": colour, "width": 3, "headwidth": 12, "shrink": 0})
-    axis.text(*(1.2 * point), name, ha="center", va="center", fontweight="bold", fontsize=15)
+    axis.annotate(name, point, offset, textcoords="offset points", fontweight="bold", fontsize=15, **places)

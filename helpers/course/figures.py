@@ -145,8 +145,8 @@ def _draw_attention_steps(axes, scores, v, t, labels):
 
 def plot_panels(*panels, height=5.0):
     """Curves side by side. panels: dictionaries of title, xlabel, ylabel, curves {label: (x, y)}, and if wanted
-    log=True, legend (a place) and limits (of the y axis). y (R, N) of R runs is drawn as their mean in a band from the
-    lowest to the highest."""
+    log=True, legend (a place), limits (of the y axis) and xbase (the base of a logarithmic x axis). y (R, N) of R runs
+    is drawn as their mean in a band from the lowest to the highest."""
     axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 14, height=height))
     dashes = ("solid", "dashed", "dotted", "dashdot", (0, (6, 1, 1, 1, 1, 1)))
     for axis, panel in zip(axes, panels):
@@ -157,6 +157,9 @@ def plot_panels(*panels, height=5.0):
                 axis.fill_between(x, runs.min(0), runs.max(0), color=colour, alpha=0.2, linewidth=0)
         axis.set_yscale("log" if panel.get("log") else "linear")
         axis.set_ylim(panel.get("limits"))
+        if "xbase" in panel:
+            axis.set_xscale("log", base=panel["xbase"], subs=[])
+            axis.xaxis.set_major_formatter("{x:,.0f}")
         legend = panel.get("legend", "best") if len(panel["curves"]) > 1 else None
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], legend)
     plt.show()
@@ -171,6 +174,8 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
         values = [[table[row, column] for column in columns] for row in rows]
         sns.heatmap(values, ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, xticklabels=columns,
                     yticklabels=rows, annot_kws={"size": 20}, cbar_kws={"label": unit})
+        for text, share in zip(axis.texts, np.ravel(values)):
+            text.set_color("white" if share < 0.5 else BLACK)
         finish(axis, heading, xlabel, ylabel)
     headline(axes[0].figure, title)
     plt.show()
@@ -183,8 +188,10 @@ def plot_heat_maps(tables, title, xlabel, ylabel, unit):
 def plot_scaling(*panels):
     """Measurements on a logarithmic axis, side by side. panels: dictionaries of title, xlabel, ylabel,
     curves {label: {x: (median, low, high)}}, drawn with their spread, and if wanted yscale="linear" or the base of the
-    logarithmic axis. The legends stand below the panels."""
-    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 7 * len(panels), height=6.5))
+    logarithmic axis. The legends stand below the panels: one for all of them, with one scale, if all have the
+    same labels."""
+    axes = np.atleast_1d(new_figure(columns=len(panels), width=9 if len(panels) == 1 else 6 * len(panels), height=6))
+    shared = len(panels) > 1 and len({tuple(panel["curves"]) for panel in panels}) == 1
     for axis, panel in zip(axes, panels):
         for (label, curve), colour, marker in zip(panel["curves"].items(), COLOURS, "osD^vP"):
             middle, low, high = np.array(list(curve.values())).T
@@ -197,7 +204,13 @@ def plot_scaling(*panels):
             axis.set_yscale("log", base=panel.get("base", 10))
             axis.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"])
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+        if not shared:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    if shared:
+        limits = [axis.get_ylim() for axis in axes]
+        plt.setp(axes, ylim=(min(low for low, _ in limits), max(high for _, high in limits)))
+        curves = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(*curves, loc="outside lower center", ncols=len(curves[1]), frameon=False)
     plt.show()
     return axes
 
@@ -215,9 +228,11 @@ def plot_roofline(peak, bandwidth, points, title):
     for (label, (intensity, speed)), colour, marker in zip(points.items(), COLOURS, "osD^vP"):
         axes.plot(intensity, speed / 1e9, marker, color=colour, markersize=15, markeredgecolor=BLACK, label=label)
     axes.loglog()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:,.10g}"))
     finish(axes, title, "arithmetic intensity (FLOPs per byte of memory traffic)", "speed (GFLOP/s)")
     axes.figure.legend(loc="outside right center", frameon=False)
-    axes.figure.set_size_inches(14, 6)
+    axes.figure.set_size_inches(11.5, 6)
     plt.show()
     return axes
 
@@ -328,7 +343,7 @@ def plot_bars(panels, kinds, title, shown="{:,.1f}"):
     kinds: {row: kind}; each kind has a colour and, if there are several, a line in the legend.
     """
     rows, colours = list(kinds)[::-1], dict(zip(dict.fromkeys(kinds.values()), (BLUE, ORANGE, GREEN, PURPLE)))
-    width, height = max(9, 3.8 * len(panels) + 1.5), 2.2 + 0.4 * len(rows)
+    width, height = max(9, 3.8 * len(panels) + 1.5), max(4, 2.2 + 0.4 * len(rows))
     axes = np.atleast_1d(new_figure(columns=len(panels), width=width, height=height))
     for axis, (label, values) in zip(axes, panels.items()):
         bars = axis.barh(rows, [values[row] for row in rows], color=[colours[kinds[row]] for row in rows])
