@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from helpers import attention
@@ -143,7 +144,7 @@ def test_the_page_of_the_heads_holds_all_maps_to_a_hundredth(qkv):
 def test_a_notebook_gets_the_page_and_a_picture_that_only_viewers_without_styles_show(monkeypatch):
     shown = []
     monkeypatch.setattr(views_pages, "display", lambda data, raw: shown.append(data))
-    figure = views_pages.matplotlib.figure.Figure()
+    figure = Figure()
     axes = figure.subplots()
     views_pages.show("<!doctype html><p title='a'>1 & 2 < 3</p>", "heads", lambda: axes, "what “it” sees")
     html = shown[0]["text/html"]
@@ -153,7 +154,7 @@ def test_a_notebook_gets_the_page_and_a_picture_that_only_viewers_without_styles
 
 
 def test_a_figure_becomes_a_small_picture():
-    figure = views_pages.matplotlib.figure.Figure(figsize=(4, 2))
+    figure = Figure(figsize=(4, 2))
     axes = figure.subplots()
     axes.plot([1, 2])
     with Image.open(views_pages.io.BytesIO(views_pages.as_png(lambda: axes, dots=50))) as image:

@@ -13,6 +13,8 @@ from pathlib import Path
 from string import Template
 
 import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 import numpy as np
 import torch
 from IPython.display import display
@@ -91,7 +93,7 @@ def heads(maps, labels, layer=0, head=0):
     widest = max(frames.text_width(label, size) for label in labels)
     data = {"layers": L, "heads": nh, "labels": labels, "layer": layer, "head": head, "left": round(widest + 12),
             "top": round(0.75 * widest + 24), "maps": base64.b64encode(hundredths.tobytes()).decode(),
-            "colours": [matplotlib.colors.to_hex(colour) for colour in COLOURS(range(0, 256, 5))]}
+            "colours": [to_hex(colour) for colour in COLOURS(range(0, 256, 5))]}
     return fill("heads", "Where each head looks", data, heads=nh, font=size, size=f"{min(52, 400 // max(nh, L))}px")
 
 
@@ -135,7 +137,7 @@ def as_png(draw, dots=64):
         figure = np.ravel(draw())[0].figure
     file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", dpi=dots)
-    matplotlib.pyplot.close(figure)
+    plt.close(figure)
     Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
