@@ -14,13 +14,16 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from scripts.fold_notebooks import answers, hides_code
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+MATRIX = re.compile(r"(<mo>&#x0005B;</mo><mtable>.*?</mtable><mo>&#x0005D;</mo>)", re.S)
 NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 
 
 def mathml(formula: str, display: str) -> str:
-    """A formula of TeX in MathML. Corrects two places where the converter's spacing differs from TeX's."""
+    """A formula of TeX in MathML. Corrects the spacing in two places, and makes a matrix with its brackets one piece,
+    which is what an exponent needs."""
     text = converter.convert(formula.strip(), display=display).replace("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>")
     text = text.replace(f' xmlns="{NAMESPACE}"', "")  # HTML needs none, and nbconvert's headings would repeat it
+    text = MATRIX.sub(r"<mrow>\1</mrow>", text)
     return re.sub(r"(<mi>(?:ln|log|exp|cos|sin|tanh)</mi>)(?=<m(?!o|row><mo))", r'\1<mspace width="0.17em"/>', text)
 
 

@@ -37,7 +37,6 @@ SPOKEN = re.compile(r"\*\*(You need|Time|If you are stuck)")  # of the opening: 
 SENTENCE = re.compile(r"(?<=[.?!])(?<!al\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)\s+(?=[A-Z$`*(“\"])")
 DETAILS = re.compile(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", re.S)
 NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+(e[-+]?\d+)?( ?[%×])?$")
-MATRIX = re.compile(r"(<mo>&#x0005B;</mo><mtable>.*?</mtable><mo>&#x0005D;</mo>)", re.S)
 DARK = re.compile(r"@media \(prefers-color-scheme:\s*dark\)\s*\{[^{}]*\{[^{}]*\}\s*\}")
 
 STAMPS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "depends": ("depends", "◐"),
@@ -72,7 +71,6 @@ class Renderer(rendering.MathRenderer):
 def markdown(source: str) -> str:
     """Markdown as HTML; a link to another file of the course keeps its text only."""
     text = rendering.markdown(source, Renderer(escape=False))
-    text = MATRIX.sub(r"<mrow>\1</mrow>", text)  # or else its brackets are as high as the formula's highest part
     return re.sub(r'<a href="(?!https?://)[^"]*">(.*?)</a>', r"\1", text, flags=re.S)
 
 

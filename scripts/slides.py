@@ -208,7 +208,7 @@ class Deck:
 
     def add_title(self, cell, title: str, blocks: list[Block]) -> None:
         """The first slide: the promise and the map of the course. What the learner will be able to do follows."""
-        data, metadata = diagrams.bundle("course-map", here=title[:2])
+        data, metadata = diagrams.draw("course-map", here=title[:2])._repr_mimebundle_()
         first = self.begin(cell, title)
         first.blocks = [block for block in blocks if block.kind == "quote"]
         first.blocks.append(slide_blocks.figure_block(data, metadata, "course-map"))

@@ -176,9 +176,7 @@ def plot_trace(steps):
     steps: the result of trace(). Of blocks that are equal, one is drawn. Bars inside its frame are shares of one block,
     the others are shares of the whole model.
     """
-    drawing = draw_trace(steps)
-    display({"image/svg+xml": drawing.svg(), "text/plain": drawing.description},
-            metadata={"image/svg+xml": {"alt": drawing.description}}, raw=True)
+    display(draw_trace(steps))
 
 
 def draw_trace(steps):

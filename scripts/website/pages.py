@@ -5,7 +5,6 @@ Sphinx loads this file as an extension. It reads the course's own files; no copy
 import base64
 import html
 import re
-import zlib
 from pathlib import Path
 
 import nbformat
@@ -20,8 +19,6 @@ BADGE = re.compile(r"\[!\[(?P<text>[^\]]*)\]\([^)]*colab-badge\.svg\)\]\((?P<add
 DRAWING = re.compile(r"(?m)^!\[(?P<text>[^\]]*)\]\((?P<address>[^)]*\.svg)\) *$")
 DIAGRAM = re.compile(r"diagrams\.show\([^\n]*\)\s*")
 DARK = re.compile(r"@media \(prefers-color-scheme:\s*dark\)\s*\{(.*?\})\s*\}", re.S)
-STYLE = re.compile(r"<style>.*?</style>", re.S)
-SELECTOR = re.compile(r"(?<=[{}>\n])([a-z*.][^{}<>@%;:]*)\{")  # of a rule; not @media, nor an animation's step
 CONTENTS = """
 ```{{toctree}}
 :hidden:
@@ -156,20 +153,8 @@ def drawing(svg: str, text: str | None) -> str:
         return (f'body[data-theme="dark"] {match[1]}'
                 f'@media (prefers-color-scheme:dark){{body[data-theme="auto"] {match[1]}}}')
     label = f' role="group" aria-label="{html.escape(text)}"' if text else ""
-    svg = re.sub(r"\n\s*\n", "\n", DARK.sub(rules, own_style(svg[svg.index("<svg"):].strip())))
+    svg = re.sub(r"\n\s*\n", "\n", DARK.sub(rules, svg[svg.index("<svg"):].strip()))
     return f'<figure class="diagram"{label}>{svg}</figure>'
-
-
-def own_style(svg: str) -> str:
-    """A drawing whose style holds for nothing else on its page. One with an id names the id in its rules already."""
-    if re.match(r"<svg[^>]*\sid=", svg):
-        return svg
-    name = f"drawing-{zlib.crc32(svg.encode()):08x}"
-
-    def rule(match: re.Match) -> str:
-        parts = (part.strip() for part in match[1].split(","))
-        return ", ".join(f"#{name}" if part == "svg" else f"#{name} {part}" for part in parts) + "{"
-    return STYLE.sub(lambda style: SELECTOR.sub(rule, style[0]), svg).replace("<svg", f'<svg id="{name}"', 1)
 
 
 # Formulas

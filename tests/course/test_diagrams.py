@@ -57,12 +57,12 @@ def test_a_picture_is_the_same_each_time(name):
 
 def test_show_stores_the_picture_and_its_description(monkeypatch):
     shown = []
-    monkeypatch.setattr(diagrams, "display", lambda data, **more: shown.append((data, more)))
+    monkeypatch.setattr(diagrams, "display", shown.append)
     diagrams.show("one-head")
-    (data, more), = shown
+    (data, metadata), = (drawing._repr_mimebundle_() for drawing in shown)
     description = picture("one-head")[0].description
     assert data["image/svg+xml"].startswith("<svg") and description in data["text/plain"]
-    assert more["metadata"] == {"image/svg+xml": {"alt": description}}
+    assert metadata == {"image/svg+xml": {"alt": description}}
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_names():
@@ -181,7 +181,7 @@ def notebook_01():
 
 
 def shown(tensor, digits):
-    return [sentence.number(value, digits) for value in tensor.flatten()]
+    return [svg.number(value, digits) for value in tensor.flatten()]
 
 
 def contains(name, numbers):
@@ -212,7 +212,7 @@ def test_scores_and_weights_are_those_of_pytorch(name):
     q, k, v = (names[one][None] for one in "qkv")
     torch.testing.assert_close(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[0], names["y"])
     past = torch.ones(6, 6).tril().bool()
-    scores = [sentence.number(a, 1) if seen else hidden for a, seen in zip(names["scores"].flatten(), past.flatten())]
+    scores = [svg.number(a, 1) if seen else hidden for a, seen in zip(names["scores"].flatten(), past.flatten())]
     assert contains(name, [text for text in scores if text])
     assert contains(name, shown(names["weights"][past], 2))
 
@@ -294,4 +294,4 @@ def test_the_loop_draws_the_likeliest_of_the_kept_tokens():
 
 @pytest.mark.parametrize("value, text", [(-0.04, "0.0"), (-1.414, "−1.4"), (2.828, "2.8"), (0.0, "0.0")])
 def test_numbers_have_a_real_minus_sign(value, text):
-    assert sentence.number(value) == text
+    assert svg.number(value) == text

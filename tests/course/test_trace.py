@@ -124,8 +124,8 @@ def test_blocks_that_differ_have_rows_of_their_own():
 
 def test_it_is_shown_with_alternative_text(monkeypatch):
     shown = []
-    monkeypatch.setattr(traces, "display", lambda data, metadata, raw: shown.append((data, metadata)))
+    monkeypatch.setattr(traces, "display", shown.append)
     assert traces.plot_trace(trace(GPT(SMALL), ids_of(1, 4, "cpu"))) is None
-    (data, metadata), = shown
+    (data, metadata), = (drawing._repr_mimebundle_() for drawing in shown)
     assert data["image/svg+xml"].startswith("<svg") and json.dumps(metadata)
-    assert metadata["image/svg+xml"]["alt"] == data["text/plain"] != ""
+    assert metadata["image/svg+xml"]["alt"] in data["text/plain"]

@@ -56,12 +56,12 @@ def test_the_tables_and_the_sums_are_those_of_attention(qkv):
     assert torch.equal(steps.weights, attention.attention_weights(q, k))
     _, content = frames.panel(steps, 2, "masked")
     numbers = re.findall(r'class="n">([^<]*)<', content)
-    expected = [frames.number(steps.weights[t, s].item()) for t in range(6) for s in range(t + 1)]
+    expected = [frames.number(steps.weights[t, s].item(), 2) for t in range(6) for s in range(t + 1)]
     assert numbers == expected
     _, content = frames.panel(steps, 3, "masked")
     sums = attention.attention(q, k, v)[:, :2]
     for t, numbers in texts_of(content, "n").items():
-        assert numbers[-2:] == [frames.number(value) for value in sums[t].tolist()]
+        assert numbers[-2:] == [frames.number(value, 2) for value in sums[t].tolist()]
 
 
 def test_all_frames_have_their_parts_at_the_same_places(qkv):
@@ -176,3 +176,12 @@ def test_what_is_stored_is_the_head_that_its_title_promises(made):
     """In the course's GPT-2, this head of "it" looks back at the noun."""
     data = data_of(made["docs/views/attention_steps.html"])
     assert data["labels"][-1] == "it" and "to “ship”" in data["said"][-1]
+
+
+def test_the_rules_of_the_animation_hold_only_inside_of_it():
+    rules = "text,.b{y:z}@keyframes k{0%{o:1}9.5%{o:0}}@media (prefers-reduced-motion:reduce){*{a:b}}"
+    assert frames.scoped(rules, "a").strip() == (
+        "#a text, #a .b{y:z}@keyframes k{0%{o:1}9.5%{o:0}}@media (prefers-reduced-motion:reduce){#a *{a:b}}")
+    style = re.search(r"<style>(.*?)</style>", stored.pages()["docs/images/attention_steps.svg"], re.S)[1]
+    selectors = re.findall(r"(?<=[{}\n])([^{}@%;]+)\{", style)
+    assert len(selectors) > 20 and all(selector.strip().startswith("#attention-steps") for selector in selectors)

@@ -151,19 +151,6 @@ def test_a_figure_becomes_a_file_with_its_size_and_its_text(tmp_path):
     assert 'src="../figures/01_x-plot-0.png" alt="A &quot;red&quot; dot" width="1" height="1"' in shown
 
 
-def test_the_style_of_a_drawing_holds_for_nothing_else_on_its_page():
-    svg = ("<svg width='9'><style>svg{--x:1}\n@media (prefers-color-scheme:dark){svg{--x:2}}\ntext,.b{y:z}"
-           "@keyframes k{0%{o:1}9.5%{o:0}}@media (prefers-reduced-motion:reduce){*{a:b}}</style><g>c{d}</g></svg>")
-    own = pages.own_style(svg)
-    name = re.match(r'<svg id="(drawing-[0-9a-f]{8})"', own)[1]
-    assert own == (
-        f'<svg id="{name}" width=\'9\'><style>#{name}{{--x:1}}\n'
-        f'@media (prefers-color-scheme:dark){{#{name}{{--x:2}}}}\n'
-        f"#{name} text, #{name} .b{{y:z}}@keyframes k{{0%{{o:1}}9.5%{{o:0}}}}"
-        f"@media (prefers-reduced-motion:reduce){{#{name} *{{a:b}}}}</style><g>c{{d}}</g></svg>")
-    assert pages.own_style(own) == own
-
-
 def test_a_drawing_follows_the_switch_of_the_page():
     svg = "<svg id='a'><style>#a{--x:1}@media (prefers-color-scheme:dark){#a{--x:2}}#a text{y:z}</style>\n\n</svg>"
     assert pages.drawing(svg, "A & B") == (

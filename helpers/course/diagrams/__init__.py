@@ -21,14 +21,6 @@ def draw(name, **options):
     return _PICTURES[name](**options)
 
 
-def bundle(name, **options):
-    """What a notebook stores of a picture: ({mime type: data}, {mime type: metadata})."""
-    drawing = draw(name, **options)
-    return ({"image/svg+xml": drawing.svg(), "text/plain": f"{drawing.title}: {drawing.description}"},
-            {"image/svg+xml": {"alt": drawing.description}})
-
-
 def show(name, **options):
     """Shows the picture of this name in a notebook."""
-    data, metadata = bundle(name, **options)
-    display(data, metadata=metadata, raw=True)
+    display(draw(name, **options))

@@ -6,8 +6,8 @@ import torch
 
 from helpers import attention
 from helpers.course.diagrams import sentence
-from helpers.course.diagrams.sentence import C, HEAD_SIZE, HEADS, T, TEXT, number
-from helpers.course.diagrams.svg import LARGE, SMALL, Drawing
+from helpers.course.diagrams.sentence import C, HEAD_SIZE, HEADS, T, TEXT
+from helpers.course.diagrams.svg import LARGE, SMALL, Drawing, number
 
 CELL = 53  # wide enough for a number with a minus sign and one decimal
 FUTURE = torch.ones(T, T).triu(1).bool()  # (T, T): what must not be seen

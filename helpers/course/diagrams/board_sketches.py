@@ -1,10 +1,9 @@
 """Sketches for the board: what a teacher draws by hand in half a minute, with few strokes and few words.
 
-    python -m helpers.course.diagrams.board_sketches      writes docs/images/board_NN_name.svg, for the run sheets
+The run sheets show them; python -m scripts.pictures writes them to docs/images.
 """
 
 from helpers.course.diagrams.svg import LARGE, Drawing, Part
-from helpers.machine import assets
 
 
 def stroke(drawing, *points, kind=None, head=False, dash=False):
@@ -264,10 +263,3 @@ SKETCHES = {"01_look_up": look_up, "01_leak": leak, "01_split": split,
             "02_block": block, "02_spread": spread, "02_cache": cache,
             "07_windows": windows, "07_rivals": rivals, "07_edges": edges,
             "04_settings": settings, "04_transposed": transposed, "04_lens": lens}
-
-
-if __name__ == "__main__":
-    for name, draw in SKETCHES.items():
-        path = assets.ROOT / "docs" / "images" / f"board_{name}.svg"
-        path.write_text(draw().svg(), encoding="utf-8", newline="\n")
-        print(path)

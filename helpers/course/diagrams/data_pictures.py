@@ -4,8 +4,8 @@ import torch
 
 from helpers import attention
 from helpers.course.diagrams import sentence
-from helpers.course.diagrams.sentence import IDS, TARGETS, TEXT, WORDS, T, V, number
-from helpers.course.diagrams.svg import LARGE, SMALL, Drawing
+from helpers.course.diagrams.sentence import IDS, TARGETS, TEXT, WORDS, T, V
+from helpers.course.diagrams.svg import LARGE, SMALL, Drawing, number
 from helpers.generation import next_token_probabilities
 from helpers.loss import cross_entropy
 

@@ -33,9 +33,3 @@ def logits(ids=IDS):
     """The scores of the next token after attention with both heads: ids (T,) -> (T, V)."""
     q, k, v = (attention.split_heads(vectors(ids)[None] @ w.T, HEADS) for w in (W_Q, W_K, W_V))
     return (attention.merge_heads(attention.attention(q, k, v)) @ W_0.T @ WTE.T)[0]
-
-
-def number(value, digits=1):
-    """A number as the pictures write it: with a real minus sign, and never as −0."""
-    value = round(float(value), digits) + 0.0
-    return f"{value:.{digits}f}".replace("-", "−")

@@ -35,6 +35,11 @@ PAGE = {"card": ("#fbfcfd", "#161c22"), "edge": ("#d5dbe1", "#3a444e"), "ink": (
         "muted": ("#4f5b66", "#b7c2cc"), "accent": ("#0b4f8a", "#7cc0ff")}
 
 
+def number(value, digits=1):
+    """A number as the pictures write it: with a real minus sign, and never as −0."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
 @cache
 def _font(bold, mono):
     name = "DejaVu Sans Mono" if mono else "DejaVu Sans"
@@ -177,6 +182,11 @@ class Drawing:
         self.pieces.append(piece)
 
     # --- the result --------------------------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, **_):
+        """What a notebook shows and stores of the picture: ({mime type: data}, {mime type: metadata})."""
+        return ({"image/svg+xml": self.svg(), "text/plain": f"{self.title}: {self.description}"},
+                {"image/svg+xml": {"alt": self.description}})
 
     def _ink(self, colour):
         return f"var(--{colour}-line)" if colour in KINDS else f"var(--{colour})"

@@ -13,12 +13,12 @@ from pathlib import Path
 from string import Template
 
 import matplotlib
-from matplotlib import pyplot as plt
-from matplotlib.colors import to_hex
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import display
 from IPython.utils.capture import capture_output
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from helpers.course.views_pages import frames

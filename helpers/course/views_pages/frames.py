@@ -5,12 +5,13 @@ What all frames share (names, tables) is drawn once. Whatever depends on the tok
 """
 
 import html
+import re
 from dataclasses import dataclass
 
 import torch
 
 from helpers import attention
-from helpers.course.diagrams.svg import FONT, KINDS, PAGE, text_width
+from helpers.course.diagrams.svg import FONT, KINDS, PAGE, number, text_width
 
 PANEL_WIDTH, LEFT, TABLE, HEAD, BARS, SIZE = 290, 66, 216, 56, 84, 17  # lengths in units of a panel; the size of text
 MOST_ELEMENTS = 2  # of the values: with more columns there is no room for numbers
@@ -61,11 +62,6 @@ def steps_of(q, k, v, labels):
                  [str(label).strip() or repr(label) for label in labels], v.shape[1])
 
 
-def number(value):
-    """A number with two digits after the point and a real minus sign."""
-    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-
 def palette(selector, names=("q", "k", "v")):
     """The course's colours as CSS variables of a selector, for a light and for a dark screen."""
     look = []
@@ -113,7 +109,7 @@ def coloured(x, y, width, height, value, largest, shown=True):
     strength = 0.75 * min(1, abs(value) / largest)
     parts = [block(x, y, width, height, "p" if value > 0 else "u", strength)] if strength >= 0.005 else []
     if shown:
-        parts.append(text(x + width / 2, y + height / 2 + 5, number(value), "n"))
+        parts.append(text(x + width / 2, y + height / 2 + 5, number(value, 2), "n"))
     return "".join(parts)
 
 
@@ -251,6 +247,12 @@ def sentences(steps):
     return said
 
 
+def scoped(style, name):
+    """Rules that hold only inside the element with this id, so that a page with the drawing keeps its own looks."""
+    return re.sub(r"(?<=[{}\n])([a-z*.][^{}@%;:]*)\{",
+                  lambda rule: ", ".join(f"#{name} {part.strip()}" for part in rule[1].split(",")) + "{", f"\n{style}")
+
+
 def animation(steps, title, seconds=4.0):
     """The four panels as one SVG without a script: token after token looks, and its four steps appear one by one.
 
@@ -269,11 +271,14 @@ def animation(steps, title, seconds=4.0):
     for t, sentence in enumerate(sentences(steps)):
         parts.append(f'<g class="frame t{t}">{text(24, height - 20, sentence, "s p2")}</g>')
     for index in range(4):
-        above, content = panel(steps, index, "masked")
+        above, content = panel(steps, index, "attention-steps-masked")
         parts.append(f'<g transform="translate({12 + index * gap} 56)">{above}<g class="p{index}">{content}</g></g>')
     words = f"Attention on “{' '.join(steps.labels)}”: scores, mask, softmax, weighted sum. {sentences(steps)[-1]}"
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
-            f'height="{height:.0f}" role="img"><title>{html.escape(title)}</title><desc>{html.escape(words)}</desc>'
-            f"<style>{palette('svg')}\n{STYLE}.big{{font-size:22px}}{''.join(rules)}</style><defs>{hatch('masked')}</defs>"
+    style = scoped(f"{STYLE}.big{{font-size:22px}}{''.join(rules)}", "attention-steps")
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" id="attention-steps" viewBox="0 0 {width} {height:.0f}" '
+            f'width="{width}" height="{height:.0f}" role="img"><title>{html.escape(title)}</title>'
+            f'<desc>{html.escape(words)}</desc>'
+            f"<style>{palette('#attention-steps')}{style}</style>"
+            f"<defs>{hatch('attention-steps-masked')}</defs>"
             f'<rect x="1" y="1" width="{width - 2}" height="{height - 2:.0f}" rx="14" fill="var(--card)" '
             f'stroke="var(--edge)" stroke-width="2"/>\n' + "\n".join(parts) + "\n</svg>\n")
