@@ -71,7 +71,7 @@ class Slide:
         if self.layout or not words or any(block.kind == "code" for block in words):
             return self.layout == "beside" and 0 < len(words) < len(self.blocks)
         figures = [block for block in self.blocks if block.kind == "figure"]
-        return len(figures) == len(self.blocks) - len(words) == 1 and figures[0].ratio < TALL and self.words() < 400
+        return len(figures) == len(self.blocks) - len(words) == 1 and figures[0].ratio < TALL
 
     def height(self) -> float:
         """An estimate of what the slide's blocks need."""

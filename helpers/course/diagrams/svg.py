@@ -115,19 +115,15 @@ class Drawing:
             middle = y + height / 2 - 0.625 * size * lines  # of the first line
             self.text(x + width / 2, middle, text, size, bold=bold, mono=mono, inside=area)
 
-    def frame(self, x, y, width, height, label="", colour="muted"):
-        """A dashed frame around other things, with a label in its left upper corner."""
+    def frame(self, x, y, width, height):
+        """A dashed frame around other things."""
         self.pieces.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="12" '
-                           f'fill="none" stroke="{self._ink(colour)}" stroke-width="2" stroke-dasharray="8 6"/>')
-        if label:
-            self.text(x + 12, y + 20, label, SMALL, "start", colour=colour)
+                           'fill="none" stroke="var(--muted)" stroke-width="2" stroke-dasharray="8 6"/>')
 
-    def arrow(self, *points, kind=None, label="", at=0.5, offset=(0, -16), width=3, head=True, dash=False,
-              anchor="middle"):
+    def arrow(self, *points, kind=None, label="", offset=(0, -16), width=3, head=True, dash=False):
         """An arrow along two or more points (x, y), horizontally and vertically wherever possible.
 
-        kind: the colour (default: ink). label: text beside it, at the share `at` of the first straight part, moved by
-        offset.
+        kind: the colour (default: ink). label: text at the middle of the first straight part, moved by offset.
         """
         colour = f"var(--{kind}-line)" if kind else "var(--muted)"
         path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
@@ -138,8 +134,7 @@ class Drawing:
             self.parts.append(Part("line", (x1, y1, x2, y2), label or "arrow"))
         if label:
             (x1, y1), (x2, y2) = points[:2]
-            self.text(x1 + at * (x2 - x1) + offset[0], y1 + at * (y2 - y1) + offset[1], label, SMALL, anchor,
-                      colour=kind or "muted")
+            self.text((x1 + x2) / 2 + offset[0], (y1 + y2) / 2 + offset[1], label, SMALL, colour=kind or "muted")
 
     def grid(self, x, y, rows, cell=44, size=SMALL, kind="plain", row_names=(), column_names=(), height=None):
         """A matrix of cells. rows: each cell is a text, or (text, kind), (text, kind, "hatched") or (text, kind,
