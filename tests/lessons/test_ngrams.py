@@ -9,15 +9,16 @@ import torch
 from helpers import corpus, ngrams
 
 
-def plainly(train, u, v, w, vocab_size):
+def plainly(train, u, v, w, vocab_size, discounts=(None,) * 3):
     """P(w | u v) straight from the definition: dictionaries instead of sorted arrays."""
     trigrams = Counter(zip(train, train[1:], train[2:]))
     bigrams = Counter(trigram[1:] for trigram in trigrams)
     unigrams = Counter(bigram[1:] for bigram in bigrams)
     probability = 1 / vocab_size
-    for counts, context in ((unigrams, ()), (bigrams, (v,)), (trigrams, (u, v))):
+    for counts, context, given in zip((unigrams, bigrams, trigrams), ((), (v,), (u, v)), discounts):
         once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
         discount = once / (once + 2 * twice) if once else 0.5
+        discount = discount if given is None else given
         after = {ngram[-1]: count for ngram, count in counts.items() if ngram[:-1] == context}
         if after:
             total = sum(after.values())
@@ -59,3 +60,28 @@ def test_the_counts_are_those_of_the_text():
 def test_too_short_texts_are_named(train, test):
     with pytest.raises(ValueError, match=f"{train} training and {test} test tokens"):
         ngrams.trigram_loss(torch.zeros(train, dtype=torch.int64), torch.zeros(test, dtype=torch.int64), 5)
+
+
+def test_a_text_of_five_tokens_by_hand():
+    """The text 0 1 0 1 2, V = 3, all discounts 1/2; how likely is 2 after 0 1?
+
+    Trigrams: 010, 101, 012, each once. Pairs by the different tokens before them: 10 after 0, 01 after 1, 12 after 0.
+    Tokens by the different tokens before them: 0, 1 and 2 after one each, of three in all.
+    Unigram: (1 - 1/2) / 3 + (1/2 * 3 / 3) * 1/3 = 1/6 + 1/6 = 1/3.
+    After 1 come 0 and 2, once each: (1 - 1/2) / 2 + (1/2 * 2 / 2) * 1/3 = 1/4 + 1/6 = 5/12.
+    After 0 1 come 0 and 2, once each: (1 - 1/2) / 2 + (1/2 * 2 / 2) * 5/12 = 1/4 + 5/24 = 11/24.
+    """
+    found = ngrams.trigram_probabilities([0, 1, 0, 1, 2], [0, 1, 2], 3, (0.5, 0.5, 0.5))
+    assert found == pytest.approx([11 / 24])
+
+
+def test_tuned_discounts_are_those_of_the_training_set_and_no_worse_than_neys():
+    train = torch.randint(6, (600,), generator=torch.Generator().manual_seed(1)) ** 2 % 9
+    tuned, (fit, validation) = ngrams.tuned_discounts(train, 9), corpus.split_validation(train)
+    mean = -np.log(ngrams.trigram_probabilities(fit, validation, 9, tuned)).mean()
+    assert mean <= ngrams.trigram_loss(fit, validation, 9) + 1e-12 and len(tuned) == 3
+    test = train.flip(0)[:50].tolist()
+    loss = -np.mean(np.log([plainly(train.tolist(), *test[i : i + 3], 9, tuned) for i in range(48)]))
+    assert ngrams.kneser_ney_losses(train, test, 9)["Kneser-Ney trigram"] == pytest.approx(loss)
+    with pytest.raises(ValueError, match="at least 40"):
+        ngrams.kneser_ney_losses(train[:39], test, 9)
