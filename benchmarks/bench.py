@@ -164,7 +164,8 @@ def compare(task, arms, rounds, work, setup):
         row = {"task": task, "arm": name, "seconds": seconds[name]}
         row["memory"] = arms[name]("memory") if task == "train" else None
         row["difference"] = difference(task, outcomes["hf"], outcomes[name]) if "hf" in outcomes else None
-        row["share"], row["of"] = share(task, name, seconds[name], rates, work, setup)
+        row["shares"], row["of"] = shares(task, name, seconds[name], rates, work, setup)
+        row["share"] = statistics.median(row["shares"])
         rows.append(row)
     return rows
 
@@ -179,14 +180,14 @@ def difference(task, one, other):
     return max(abs(a - b) for a, b in zip(one, other)) if task == "train" else None
 
 
-def share(task, arm, seconds, rates, work, setup):
-    """The median share of the machine's speed in the same rounds, and the kind of speed: "bytes" or a precision."""
+def shares(task, arm, seconds, rates, work, setup):
+    """The share of the machine's speed in each round, and the kind of speed: "bytes" or a precision."""
     if task in ("construct", "decode"):
         unit, amount = "bytes", 4 * work["parameters"] * (setup["shapes"]["new"] if task == "decode" else 1)
     else:
         is_mixed = task == "train" and (arm == "course_bf16" or (setup["device"] == "cuda" and arm != "hf"))
         unit, amount = ("bf16" if setup["bf16"] else "fp16") if is_mixed else "fp32", work[task]
-    return statistics.median(amount / s / rate[unit] for s, rate in zip(seconds, rates)), unit
+    return [amount / s / rate[unit] for s, rate in zip(seconds, rates, strict=True)], unit
 
 
 def check_memory(arms, size, device):

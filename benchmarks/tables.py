@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+from benchmarks import peers
 from helpers.machine import timing
 from scripts import generated_pages
 
@@ -52,15 +53,16 @@ make gpu                                                                # on an 
   1 is faster. If the range contains 1, there is no clear difference. Where “construct the model” was measured, both
   Hugging Face rows run the same code, so their distance shows the noise: a smaller difference is not clear either.
 - **Share of the machine's limit** compares the speed with one large matrix product (the peak), or with reading one
-  large tensor (the memory), on the same machine in the same rounds. A program at 80 % of the peak cannot become twice
-  as fast without fewer bits or another machine. For “construct the model” the share counts the bytes written, although
-  drawing the random numbers takes the time, not writing them.
+  large tensor (the memory), on the same machine in the same rounds: the median of the rounds, and where all were
+  recorded, the quartiles in parentheses. On a CPU the fp32 peak is that of the setting that is faster there. A program
+  at 80 % of the peak cannot become twice as fast without fewer bits or another machine. For “construct the model” the
+  share counts the bytes written, although drawing the random numbers takes the time, not writing them.
 - **Difference** is the largest difference from Hugging Face with default settings: in the logits, in the loss, or in
   the tokens written.
 
 Ratios vary between processors, because the kernel that is faster on one can be slower on another. That is why, on a
-CPU, `helpers` tries PyTorch's setting “medium” against “highest” in each process. It takes “medium” only if that is at
-least 1.4 times as fast and nearly as exact.
+CPU, `helpers` tries PyTorch's setting “medium” against “highest” in each process, on the products that the model
+computes. It takes “medium” only if they are at least 1.4 times as fast and nearly as exact.
 """
 
 
@@ -84,7 +86,11 @@ def time_row(result, row):
     limit = "memory" if row["of"] == "bytes" else f"{row['of']} peak"
     has_difference = row["difference"] is not None and row["arm"] != "hf"
     difference = f"{row['difference']:.1g} {UNITS[row['task']]}" if has_difference else ""
-    return f"| {ARMS[row['arm']]} | {took} | {relative} | {row['share']:.0%} of the {limit} | {difference} |"
+    share = f"{row['share']:.0%}"
+    if len(row.get("shares", [])) > 1:  # older records have the median only
+        low, _, high = statistics.quantiles(row["shares"], n=4, method="inclusive")
+        share += f" ({low:.0%} to {high:.0%})"
+    return f"| {ARMS[row['arm']]} | {took} | {relative} | {share} of the {limit} | {difference} |"
 
 
 def memory_row(result, row):
@@ -118,7 +124,7 @@ def tables(result):
 def page(folder):
     """The text of BENCHMARKS.md: how to read the tables, and those of each recorded machine."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("bench_*.json"))]
-    body = "\n".join([INTRODUCTION, *map(tables, results)])
+    body = "\n".join([INTRODUCTION, *map(tables, results), peers.section(folder)])
     return generated_pages.with_note("Benchmarks: Model 5 and Hugging Face's GPT-2",
                                      "python -m benchmarks.bench --tables", body)
 

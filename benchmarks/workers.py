@@ -122,7 +122,7 @@ class Course(Worker):
         self.GPT, self.config = model.GPT, model.GPTConfig(**WORKLOADS[setup["size"]]["model"])
         precision = "bf16" if name == "course_bf16" else "auto"
         self.recipe = training.TrainConfig(precision=precision, compile=name == "course_compiled")
-        torch.set_float32_matmul_precision(kernels.fastest_matmul(self.device) or "highest")
+        torch.set_float32_matmul_precision(kernels.fastest_matmul(self.device, self.config) or "highest")
 
     def load(self):
         model = self.GPT(self.config)
@@ -170,12 +170,13 @@ class HuggingFace(Worker):
         self.transformers, self.is_tuned = transformers, name == "hf_tuned"
         self.autocast, self.scaler = contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
         if self.is_tuned:
-            from helpers import training
+            from helpers import model, training
             from helpers.machine import kernels
 
             self.autocast = lambda: kernels.autocast(self.device)
             self.scaler = training.make_scaler(self.device, training.TrainConfig())
-            torch.set_float32_matmul_precision(kernels.fastest_matmul(self.device) or "highest")
+            config = model.GPTConfig(**WORKLOADS[setup["size"]]["model"])
+            torch.set_float32_matmul_precision(kernels.fastest_matmul(self.device, config) or "highest")
 
     def load(self):
         return self.transformers.GPT2LMHeadModel.from_pretrained(self.folder / "hf").eval()

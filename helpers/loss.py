@@ -44,17 +44,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = rows or ROWS_AT_ONCE["cuda" if x.is_cuda and dtype != torch.float16 else "other"]
         matrix, loss = weight.to(dtype), x.new_zeros((), dtype=torch.float32)
         x_grad, weight_grad = (torch.zeros_like(x), torch.zeros_like(weight)) if with_gradient else (x, None)
+        memory = torch.empty(min(rows, len(x)), len(weight), dtype=dtype, device=x.device)  # the same for each chunk
         for chunk, target, chunk_grad in zip(x.to(dtype).split(rows), targets[:, None].split(rows), x_grad.split(rows)):
-            log_p = (chunk @ matrix.T).log_softmax(dim=-1, dtype=torch.float32)  # (rows, C) -> (rows, V)
+            logits = torch.mm(chunk, matrix.T, out=memory[: len(chunk)])  # (rows, C) -> (rows, V)
+            in_place = logits if dtype == torch.float32 else None  # each step overwrites what nobody needs any more
+            log_p = torch.log_softmax(logits, dim=-1, dtype=torch.float32, out=in_place)
             loss -= log_p.gather(-1, target).sum()
             if with_gradient:
-                grad = log_p.exp_().scatter_add_(-1, target, log_p.new_full(target.shape, -1.0)).to(dtype)
+                grad = log_p.exp_().scatter_add_(-1, target, log_p.new_full(target.shape, -1.0))
+                grad = logits.copy_(grad)  # does nothing in place, else rounds to the type of products
                 chunk_grad.copy_(grad @ matrix)  # (rows, V) -> (rows, C)
                 if dtype == weight_grad.dtype:
                     torch.addmm(weight_grad, grad.T, chunk, out=weight_grad)  # (V, rows) and (rows, C) -> (V, C)
                 else:  # products in 16 bits, summed in 32
                     weight_grad += grad.T @ chunk
-                del log_p, grad  # before the next chunk is computed
+            del log_p  # before the next chunk is computed
         if with_gradient:
             ctx.save_for_backward(x_grad.div_(len(x)), weight_grad.div_(len(x)))
         return loss / len(x)

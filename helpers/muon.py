@@ -28,10 +28,14 @@ def orthogonalize(matrices):
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
+    shape = x.shape
+    x = x.reshape(-1, *shape[-2:])  # (matrices, rows, columns)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
-        gram = x @ x.mT  # (..., rows, rows)
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = x @ x.mT  # (matrices, rows, rows)
+        # x = a x + (b gram + c gram gram) x, each sum in the same kernel as its product
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.view(shape)
     return x.mT if is_tall else x
 
 
@@ -108,15 +112,17 @@ class Together:
             optimizer.load_state_dict(own)
 
 
-def muon_and_adamw(model, learning_rate, weight_decay=0.1):
-    """Muon for the matrices of a GPT's blocks, AdamW without weight decay for its embeddings, biases and LayerNorms.
+def muon_and_adamw(model, learning_rate, weight_decay=0.1, embedding_decay=0.0):
+    """Muon for the matrices of a GPT's blocks, AdamW for its embeddings, biases and LayerNorms.
 
     c_attn holds three matrices, Q, K and V. Each is orthogonalised on its own: together, the large gradient of V would
-    leave little of the update for Q and K.
+    leave little of the update for Q and K. weight_decay: of the blocks' matrices; embedding_decay: of the embeddings.
     """
-    named = {name: p for name, p in model.transformer.h.named_parameters() if p.ndim == 2}
-    groups = [{"params": [p for name, p in named.items() if name.endswith(f"{matrix}.weight")],
+    matrices = {name: p for name, p in model.transformer.h.named_parameters() if p.ndim == 2}
+    groups = [{"params": [p for name, p in matrices.items() if name.endswith(f"{matrix}.weight")],
                "parts": 3 if matrix == "c_attn" else 1} for matrix in ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj")]
-    others = [p for p in model.parameters() if all(p is not matrix for matrix in named.values())]
-    adamw = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices.values())]
+    adamw = torch.optim.AdamW([{"params": [p for p in others if p.ndim == 2], "weight_decay": embedding_decay},
+                               {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}],
+                              lr=learning_rate, betas=(0.9, 0.95), fused=True)
     return Together(Muon(groups, learning_rate, weight_decay=weight_decay), adamw)

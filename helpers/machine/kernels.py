@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from helpers.machine.timing import times_faster
+from helpers.machine.timing import in_turns, quartiles_of_ratios, times_faster
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLEARLY_FASTER = 1.4  # a faster path is taken only if it is this many times as fast
+GPT2_SMALL, TRIAL_ROWS = (12, 768, 50257), 256  # blocks, C and V; rows of the products tried, as in the loss
 BF16_PAYS = 1.2  # training in bfloat16 on a CPU pays if its products are this many times as fast
 
 # Precision
@@ -68,11 +69,12 @@ def matmul_precision(setting):
         torch.set_float32_matmul_precision(before)
 
 
-def fastest_matmul(device):
+def fastest_matmul(device, config=None):
     """The fastest safe setting of float32 matrix products on a CPU: "medium" or "highest" (notebook 03).
 
-    "medium" must be clearly faster, and its largest error below four times that of float32. None on other devices, and
-    where the caller has chosen by PyTorch's newer settings, which cannot be combined with this one.
+    config: the GPTConfig of the model that will multiply (default: GPT-2 small). For its products together "medium"
+    must be clearly faster, and for each of them its largest error below four times that of float32. None on other
+    devices, and where the caller has chosen by PyTorch's newer settings, which cannot be combined with this one.
     """
     if torch.device(device).type != "cpu":
         return None
@@ -80,29 +82,56 @@ def fastest_matmul(device):
         torch.get_float32_matmul_precision()
     except RuntimeError:  # "mix of the legacy and new APIs"
         return None
-    trial = try_matmul(torch.get_num_threads())
+    shape = GPT2_SMALL if config is None else (config.n_layer, config.n_embd, config.vocab_size)
+    threads = torch.get_num_threads()
+    trial = try_matmul(threads) if shape == GPT2_SMALL else try_matmul(threads, shape)
     is_faster, is_safe = trial["times faster"] > CLEARLY_FASTER, trial["medium"] < 4 * trial["highest"]
     return "medium" if is_faster and is_safe else "highest"
 
 
 @functools.cache
-def try_matmul(threads):
-    """Tries float32 products on this CPU, once for each number of threads: {"times faster", "medium", "highest"}, how
-    many times faster "medium" is than "highest", and the largest error of each.
+def try_matmul(threads, shape=GPT2_SMALL):
+    """Tries the float32 products of a GPT on this CPU, once for each number of threads: {"times faster", "medium",
+    "highest"}. shape: its number of blocks, C and V.
 
-    "medium" allows PyTorch to round to bfloat16. On some processors it instead opens the way to another library's
-    float32 kernel, which can be twice as fast (AMD) or slower (Intel). So it is measured and not assumed.
+    How many times faster they are together with "medium" than with "highest" (the lower quartile of the rounds, or
+    their best readings if these differ less, each product as often as a forward pass computes it); and the largest
+    error of each setting, for the product where "medium" compares worst. "medium" allows PyTorch to round to bfloat16.
+    On some processors it instead opens the way to another library's float32 kernel, which can be faster for some
+    shapes (AMD) or slower (Intel). So it is measured and not assumed.
     """
+    blocks, C, V = shape
+    counts = {(3 * C, C): blocks, (C, C): blocks, (4 * C, C): blocks, (C, 4 * C): blocks, (V, C): 1}
+    work = sum(2 * TRIAL_ROWS * outputs * inputs for outputs, inputs in counts)  # FLOPs
+    rounds = 11 if work < 2e9 else 4  # enough for the noise of short products
+    seconds, errors = {"medium": [0.0] * rounds, "highest": [0.0] * rounds}, []
+    least = dict.fromkeys(seconds, 0.0)  # from the best round of each product: other programs disturb it least
+    for (outputs, inputs), count in counts.items():
+        product, error = trial_product(outputs, inputs)
+        errors.append({setting: error(setting) for setting in seconds})
+        turns = in_turns({setting: functools.partial(product, setting) for setting in seconds}, rounds)
+        for setting, readings in turns.items():
+            seconds[setting] = [total + count * own for total, own in zip(seconds[setting], readings)]
+            least[setting] += count * min(readings)
+    worst = max(errors, key=lambda own: own["medium"] / max(own["highest"], 1e-30))
+    low = quartiles_of_ratios(seconds["highest"], seconds["medium"])[0]
+    return {"times faster": min(low, least["highest"] / least["medium"]), **worst}
+
+
+def trial_product(outputs, inputs):
+    """Two functions of a setting: one multiplies x (TRIAL_ROWS, inputs) by the transpose of a matrix (outputs, inputs),
+    the other returns the largest error of that product, in a part of it."""
     generator = torch.Generator().manual_seed(0)
-    x, w = torch.randn(2, 512, 768, generator=generator)
+    part = min(outputs, 4096)
+    x, w = (torch.randn(rows, inputs, generator=generator) for rows in (TRIAL_ROWS, part))
+    exact = x[:32].double() @ w.double().T
+    w = w.repeat(-(-outputs // part), 1)[:outputs]  # to draw all of a vocabulary's matrix would take long
 
     def product(setting):
         with matmul_precision(setting):
             return x @ w.T
 
-    exact = x.double() @ w.double().T
-    errors = {setting: (product(setting) - exact).abs().max().item() for setting in ("medium", "highest")}
-    return {"times faster": times_faster(lambda: product("medium"), lambda: product("highest")), **errors}
+    return product, lambda setting: (product(setting)[:32, :part] - exact).abs().max().item()
 
 
 def has_fast_bf16(device):
@@ -150,7 +179,8 @@ def fast_decoding(model):
     weight, threads = model.lm_head.weight, torch.get_num_threads()
     is_fp32 = weight.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     splits = is_fp32 and threads > 1 and splitting_helps(*weight.shape, threads)
-    with matmul_precision(fastest_matmul(weight.device)), SplitOneRow() if splits else contextlib.nullcontext():
+    with (matmul_precision(fastest_matmul(weight.device, model.config)),
+          SplitOneRow() if splits else contextlib.nullcontext()):
         yield
 
 

@@ -4,8 +4,9 @@ import json
 
 import psutil
 import pytest
+import torch
 
-from benchmarks import bench, tables
+from benchmarks import bench, tables, workers
 
 ROWS = [
     dict(zip(("task", "arm", "seconds", "memory", "difference", "share", "of"), row))
@@ -77,8 +78,34 @@ def test_shares_compare_with_the_right_limit(task, arm, device, bf16, expected):
     rates = [{"fp32": 100.0, "bf16": 200.0, "fp16": 400.0, "bytes": 20.0}] * 3
     work = {"forward": 100, "train": 300, "parameters": 2}
     setup = {"shapes": {"new": 4}, "device": device, "bf16": bf16}
-    result = bench.share(task, arm, [2.0, 2.0, 2.0], rates, work, setup)
-    assert result == (pytest.approx(expected[0]), expected[1])
+    result = bench.shares(task, arm, [2.0, 2.0, 2.0], rates, work, setup)
+    assert result == (pytest.approx([expected[0]] * 3), expected[1])
+
+
+def test_a_share_compares_with_the_peak_of_its_own_round():
+    rates = [{"fp32": 100.0}, {"fp32": 50.0}, {"fp32": 25.0}]  # the machine slows down, and the program with it
+    result, unit = bench.shares("forward", "course", [2.0, 4.0, 8.0], rates, {"forward": 100}, {"device": "cpu"})
+    assert (result, unit) == (pytest.approx([0.5, 0.5, 0.5]), "fp32")
+
+
+def test_a_share_is_shown_with_its_quartiles_where_all_rounds_were_recorded():
+    row = ROWS[1] | {"shares": [0.5, 0.7, 0.8, 0.9, 1.0]}
+    assert "| 80% (70% to 90%) of the fp32 peak |" in tables.time_row(RESULT, row)
+
+
+@pytest.mark.parametrize("faster", ["highest", "medium"])
+def test_the_peak_is_that_of_the_faster_setting(monkeypatch, faster):
+    machine = workers.Machine("machine", {"device": "cpu", "shapes": {}, "folder": ".", "bf16": True})
+    machine.squares = {name: torch.ones(10, 10) for name in ("fp32", "bf16")}
+    machine.large, machine.vector = torch.ones(25, 4), torch.ones(4)
+
+    def best_of_three(function):
+        return 1.0 if torch.get_float32_matmul_precision() == faster else 2.0
+
+    monkeypatch.setattr(machine, "best_of_three", best_of_three)
+    rates = machine.measure_rates()
+    assert rates["fp32"] == 2000 and torch.get_float32_matmul_precision() == "highest"
+    assert rates["bf16"] == (2000 if faster == "highest" else 1000)  # fp32's setting does not concern it
 
 
 def test_what_cannot_work_is_reported_at_once(monkeypatch, capsys):
