@@ -17,7 +17,7 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
 ARGS ?=
 
-.PHONY: help course lab slides site notebooks-clean test bench gpu experiments outputs publish install clean
+.PHONY: help course lab slides site notebooks-clean test bench gpu experiments speedrun outputs publish install clean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print(f'make {name:16} {text}') for name, text in re.findall(r'(?m)^([\w-]+):[^#\n]*## (.*)', open('Makefile').read())]"
@@ -52,6 +52,9 @@ gpu:  ## measure all that needs an NVIDIA GPU, in 12 minutes (ARGS="--device cpu
 
 experiments: $(STAMP)  ## train and record all variants of the recipe for notebook 09, in up to an hour (ARGS=--help lists the options)
 	$(VENV_PYTHON) -m helpers.course.experiments $(ARGS)
+
+speedrun: $(STAMP)  ## train what the laptop speedrun has not recorded yet, and print its table (ARGS=--help lists the options)
+	$(VENV_PYTHON) -m helpers.course.speedrun $(ARGS)
 
 outputs: $(STAMP)  ## run all notebooks and write the outputs into them, for a commit
 	$(VENV_PYTHON) -m scripts.run_notebooks --in-place

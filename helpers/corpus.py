@@ -125,6 +125,17 @@ class Corpus:
         return self.tokenizer.bits_per_byte(loss, ids)
 
 
+def split_validation(train_ids, share=0.1):
+    """A training set without its last part, and that part, the validation set, on which every choice is made: two
+    sequences of ids. Raises ValueError if one is empty."""
+    if not 0 < share < 1:
+        raise ValueError(f"share={share}: expected a share between 0 and 1, such as 0.1.")
+    end = int(len(train_ids) * (1 - share))
+    if not 0 < end < len(train_ids):
+        raise ValueError(f"{len(train_ids)} tokens are too few to cut a validation set with share={share}.")
+    return train_ids[:end], train_ids[end:]
+
+
 def read_text(path):
     """A text file as a string: UTF-8 with or without byte order mark, any line ends. Raises ValueError for other
     bytes."""
@@ -193,6 +204,51 @@ def random_batch(ids, batch_size, context, generator=None, device=None):
     return ids[positions].to(device), ids[positions + 1].to(device)
 
 
+def epoch_batch(ids, batch_size, context, step, seed=0):
+    """The batch of a step, counted from 0, when no window is drawn twice before all have been drawn once: inputs X and
+    targets Y, both (B, T) int64, with Y equal to X shifted by one.
+
+    An epoch cuts ids (N,) into windows laid end to end and shuffles them. Each epoch begins its first window at another
+    random token, so that windows of different epochs differ. The same seed and step give the same batch, so a run that
+    was stopped goes on with the batches of an uninterrupted run. Raises ValueError when ids have too few windows.
+    """
+    per_epoch = (len(ids) - context) // context // batch_size  # batches; the windows left over are not used
+    if per_epoch < 1:
+        raise ValueError(f"The text has {len(ids)} tokens; a batch of {batch_size} windows of {context} tokens laid "
+                         f"end to end needs at least {(batch_size + 1) * context}. Use a smaller batch or a shorter "
+                         "context.")
+    epoch, place = divmod(step, per_epoch)
+    generator = torch.Generator().manual_seed((seed * 100_003 + epoch) % 2**63)
+    first = torch.randint(context, (), generator=generator)
+    order = torch.randperm(per_epoch * batch_size, generator=generator)[place * batch_size :][:batch_size]
+    positions = (first + context * order[:, None] + torch.arange(context)).to(ids.device)  # (B, 1) + (T,) -> (B, T)
+    return ids[positions], ids[positions + 1]
+
+
+def replace_some(ids, share, vocab_size, generator=None):
+    """ids (B, T) int64, in which random tokens replace a share of all. The targets stay: the model must predict the
+    next token even where what it reads is partly wrong, so it cannot learn the text by heart."""
+    random_ids = torch.randint(vocab_size, ids.shape, generator=generator)
+    return torch.where(torch.rand(ids.shape, generator=generator) < share, random_ids, ids)
+
+
+def draw_batch(ids, step, config, vocab_size, generator):
+    """The batch of a training step, as config.sampling and config.noise of a TrainConfig ask for: inputs X and targets
+    Y, both (B, T) int64.
+
+    generator draws the random windows. Epochs and noise depend on config.seed and step alone, so that they are the same
+    in a resumed run, and in any number of processes.
+    """
+    if config.sampling == "epochs":
+        x, y = epoch_batch(ids, config.batch_size, config.context, step, config.seed)
+    else:
+        x, y = random_batch(ids, config.batch_size, config.context, generator)
+    if config.noise:
+        own = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+        x = replace_some(x, config.noise, vocab_size, own)
+    return x, y
+
+
 def windows_with(i, N, T):
     """How many of the N - T possible windows of T tokens contain token i (notebook 07)."""
     first_start = max(0, i - T + 1)
@@ -219,14 +275,14 @@ def check_length(ids, context):
         )
 
 
-def check_training_data(train_ids, test_ids, shape, config, processes=1):
-    """Raises ValueError unless a model of this shape (a GPTConfig) can be trained and tested on these ids by config (a
-    TrainConfig) in so many processes."""
+def check_training_data(train_ids, validation_ids, shape, config, processes=1):
+    """Raises ValueError unless a model of this shape (a GPTConfig) can be trained and measured on these ids by config
+    (a TrainConfig) in so many processes."""
     parts = processes * config.accumulate
     if config.batch_size % parts:
         raise ValueError(f"batch_size={config.batch_size} cannot be divided into {processes} (processes) x "
                          f"{config.accumulate} (accumulate) equal parts. Use a multiple of {parts}.")
-    for name, ids, context in (("train_ids", train_ids, config.context), ("test_ids", test_ids, 1)):
+    for name, ids, context in (("train_ids", train_ids, config.context), ("validation_ids", validation_ids, 1)):
         if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device.type != "cpu":
             raise ValueError(f"{name}: {tuple(ids.shape)}, {ids.dtype}, on {ids.device}; expected one sequence (N,) of "
                              "torch.int64 on the CPU.")

@@ -36,10 +36,13 @@ class TrainConfig:
     decay: str = "cosine"  # how it falls: as half a "cosine", or "linear"
     decay_share: float = 1.0  # in which last share of the steps it falls; before that it stays at its highest value
     weight_decay: float = 0.1  # for matrices, not for biases and LayerNorms; with Muon for the blocks' matrices
+    embedding_decay: float = 0.0  # with Muon: the weight decay of the embeddings
     optimizer: str = "adamw"  # or "muon" for the blocks' matrices and AdamW for the rest (helpers/muon.py)
+    sampling: str = "random"  # how batches are drawn: "random" windows, or "epochs", in which each window comes once
+    noise: float = 0.0  # the share of the input tokens that random tokens replace; the targets stay as they are
     clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down
-    eval_every: int = 100  # steps between two measurements of the test loss (and two checkpoints)
-    eval_tokens: int = 50_000  # how many test tokens are measured at most
+    eval_every: int = 100  # steps between two measurements of the validation loss (and two checkpoints)
+    eval_tokens: int = 50_000  # how many validation tokens are measured at most
     sample_every: int = 100  # steps between two samples of text
     sample_tokens: int = 40
     seed: int = 1337
@@ -54,11 +57,13 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"TrainConfig({name}={value!r}): expected a whole number of at least 1.")
-        choices = {"optimizer": ("adamw", "muon"), "decay": ("cosine", "linear"),
+        choices = {"optimizer": ("adamw", "muon"), "decay": ("cosine", "linear"), "sampling": ("random", "epochs"),
                    "precision": ("auto", *kernels.DTYPES)}
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"TrainConfig({name}={value!r}): expected one of {', '.join(allowed)}.")
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"TrainConfig(noise={self.noise!r}): expected a share of at least 0 and below 1.")
         if not self.learning_rate > 0:
             raise ValueError(f"TrainConfig(learning_rate={self.learning_rate!r}): expected a number above 0, such as "
                              "6e-4.")
@@ -76,7 +81,7 @@ class TrainConfig:
 def make_optimizer(model, config):
     """AdamW in one fused kernel. Weight decay acts on matrices, not on biases and LayerNorms. Or Muon (muon.py)."""
     if config.optimizer == "muon":
-        return muon.muon_and_adamw(model, config.learning_rate, config.weight_decay)
+        return muon.muon_and_adamw(model, config.learning_rate, config.weight_decay, config.embedding_decay)
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
@@ -140,11 +145,12 @@ def evaluate(model, ids, context, batch_size=16, precision="auto", ranks=paralle
 
 
 @parallel.joined()
-def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=None, progress=True):
+def train(model, train_ids, validation_ids, config, out=None, resume=False, tokenizer=None, progress=True):
     """Trains a GPT in place, on the device where it is, and returns its checkpoints.History.
 
-    train_ids, test_ids: (N,) int64. tokenizer: to print samples of text on the way.
-    out: a folder for checkpoint.pt and history.csv, written whole at every test and at the end.
+    train_ids, validation_ids: (N,) int64; the loss on the second is measured on the way, and nothing is learned from
+    it. tokenizer: to print samples of text on the way.
+    out: a folder for checkpoint.pt and history.csv, written whole at every measurement and at the end.
     resume: continue from out's checkpoint. On the same device the losses are those of an uninterrupted run; of config,
     only the number of steps and what is reported may differ. A new run sets torch's seed to config.seed.
     An interrupt (Ctrl-C, the stop button) ends the run after the current step and writes the checkpoint.
@@ -153,10 +159,10 @@ def train(model, train_ids, test_ids, config, out=None, resume=False, tokenizer=
     FloatingPointError when the loss is not finite, RuntimeError with advice when the device's memory is not enough.
     """
     ranks, device, out = parallel.current(), next(model.parameters()).device, None if out is None else Path(out)
-    corpus.check_training_data(train_ids, test_ids, model.config, config, ranks.size)
+    corpus.check_training_data(train_ids, validation_ids, model.config, config, ranks.size)
     optimizer, scaler = make_optimizer(model, config), make_scaler(device, config)
     run = checkpoints.begin(model, optimizer, scaler, config, train_ids, out, resume, ranks)
-    report = Report(run, test_ids, tokenizer, progress and ranks.rank == 0, ranks)
+    report = Report(run, validation_ids, tokenizer, progress and ranks.rank == 0, ranks)
     has_memory = True
     try:
         with kernels.matmul_precision(run.matmul), checkpoints.interrupt_between_steps() as interrupted, report.bar:
@@ -182,7 +188,7 @@ def training_loop(run, train_ids, out, report, is_interrupted, ranks):
     model.train()
     report(len(history.train_loss))
     for step in range(len(history.train_loss), config.steps):
-        x, y = corpus.random_batch(train_ids, config.batch_size, config.context, run.batches)  # (B, T) each
+        x, y = corpus.draw_batch(train_ids, step, config, model.config.vocab_size, run.batches)  # (B, T) each
         x, y = ranks.share(x).to(device), ranks.share(y).to(device)  # (B, T) -> (B / processes, T)
         ranks.seed_dropout(config.seed, step)
         rate = config.learning_rate_at(step)
@@ -203,11 +209,11 @@ def training_loop(run, train_ids, out, report, is_interrupted, ranks):
 
 
 class Report:
-    """What a run shows on its way: the test loss, samples of text, a progress bar."""
+    """What a run shows on its way: the validation loss, samples of text, a progress bar."""
 
-    def __init__(self, run, test_ids, tokenizer, progress, ranks):
+    def __init__(self, run, validation_ids, tokenizer, progress, ranks):
         self.run, self.tokenizer, self.progress, self.ranks = run, tokenizer, progress, ranks
-        self.measured = test_ids[: run.config.eval_tokens + 1]
+        self.measured = validation_ids[: run.config.eval_tokens + 1]
         self.bar = tqdm(total=run.config.steps, initial=len(run.history.train_loss), desc="training",
                         disable=not progress or None, mininterval=0.5)
 
@@ -218,11 +224,11 @@ class Report:
         def is_due(every, done):
             return (step % every == 0 or step == config.steps) and step not in done
 
-        if is_due(config.eval_every, history.test_step):
+        if is_due(config.eval_every, history.validation_step):
             rows = config.batch_size // (config.accumulate * self.ranks.size)  # as many at once as in training
-            history.test_loss.append(evaluate(model, self.measured, config.context, rows, config.precision,
-                                              self.ranks))
-            history.test_step.append(step)
+            loss = evaluate(model, self.measured, config.context, rows, config.precision, self.ranks)
+            history.validation_loss.append(loss)
+            history.validation_step.append(step)
         if self.ranks.rank == 0 and self.tokenizer and is_due(config.sample_every, dict(history.samples)):
             text = sample_text(model, self.tokenizer, config.sample_tokens, seed=config.seed,
                                precision=config.precision)
@@ -230,7 +236,7 @@ class Report:
             if self.progress:
                 tqdm.write(assets.printable(f"after {step} steps: {text!r}"))
         if step > self.bar.n:
-            losses = {"train": f"{history.train_loss[-1]:.3f}", "test": f"{history.test_loss[-1]:.3f}"}
+            losses = {"train": f"{history.train_loss[-1]:.3f}", "validation": f"{history.validation_loss[-1]:.3f}"}
             self.bar.set_postfix(losses, refresh=False)
             self.bar.update()
 

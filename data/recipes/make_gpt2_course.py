@@ -107,11 +107,11 @@ class Timed(training.Report):
         history, since = self.run.history, self.log[-1]["step"] if self.log else -1
         elapsed = time.perf_counter() - self.start
         super().__call__(step)
-        if step in history.test_step and step > since:
+        if step in history.validation_step and step > since:
             recent = history.train_loss[max(since, 0) : step]
             self.log.append({"step": step, "seconds": round(elapsed, 1), "rate": history.learning_rate[-1:],
                              "train_loss": round(sum(recent) / len(recent), 4) if recent else None,
-                             "validation_loss": round(history.test_loss[-1], 4)})
+                             "validation_loss": round(history.validation_loss[-1], 4)})
             timing.write_json(self.path, self.log)
             self.start = time.perf_counter()
 

@@ -48,9 +48,9 @@ def fine_tuned(start, model, book, rate, seed):
     config = replace(TRAINING, learning_rate=rate, seed=seed)
     begin = time.perf_counter()
     history = training.train(own, train_ids, validation_ids, config, progress=False)
-    curve = [round(book.bits_per_byte(loss, validation_ids), 4) for loss in history.test_loss]
+    curve = [round(book.bits_per_byte(loss, validation_ids), 4) for loss in history.validation_loss]
     return own, {"start": start, "rate": rate, "seed": seed, "seconds": round(time.perf_counter() - begin, 1),
-                 "step": history.test_step, "validation_bits": curve}
+                 "step": history.validation_step, "validation_bits": curve}
 
 
 def measured(model, texts, tokenizer):

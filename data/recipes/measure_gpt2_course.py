@@ -69,7 +69,7 @@ def laptop_model(book, recipe):
     runtime.seed_everything(recipe.training.seed)
     model, (train_ids, test_ids) = GPT(recipe.model), book.split()
     history = training.train(model, train_ids, test_ids, replace(recipe.training, eval_tokens=len(test_ids)))
-    return book.bits_per_byte(min(history.test_loss), test_ids)
+    return book.bits_per_byte(min(history.validation_loss), test_ids)
 
 
 def gulliver(model, tokenizer):

@@ -8,7 +8,7 @@ from helpers import corpus
 from helpers.course.recipes import recipe_for
 from helpers.machine import assets, kernels, parallel, runtime
 from helpers.model import GPT, GPTConfig
-from helpers.training import TrainConfig, load_checkpoint, train
+from helpers.training import TrainConfig, evaluate, load_checkpoint, train
 
 FIXED_AT_START = ("size", "seed", "precision", "compile")  # a resumed run keeps its own
 SETTINGS = ("steps", "seed", "accumulate", "precision", "compile")  # fields of TrainConfig
@@ -57,7 +57,7 @@ def main(arguments=None):
 
 
 def train_as_asked(options, ranks):
-    """Trains as the options say. Returns the History and a line about the result."""
+    """Trains as the options say. Returns the History and two lines about the result."""
     if options.resume:
         saved = load_checkpoint(options.out)
         shape, config = GPTConfig(**saved["model_config"]), TrainConfig(**saved["train_config"])
@@ -69,14 +69,17 @@ def train_as_asked(options, ranks):
     config = replace(config, **chosen)
     text = corpus.load_text(options.text, tokenizer) if options.text else corpus.load_gulliver(tokenizer)
     train_ids, test_ids = text.split()
+    train_ids, validation_ids = corpus.split_validation(train_ids)
     runtime.seed_everything(config.seed)
     model = GPT(replace(shape, vocab_size=tokenizer.vocab_size)).to(runtime.best_device())
     if ranks.rank == 0:
         size = sum(parameter.numel() for parameter in model.parameters())
-        tokens = f"{len(train_ids):,} training and {len(test_ids):,} test tokens"
+        tokens = (f"{len(train_ids):,} training, {len(validation_ids):,} validation and {len(test_ids):,} test "
+                  "tokens")
         print(assets.printable(f"{text.title}: {tokens}; {size:,} parameters"))
-    history = train(model, train_ids, test_ids, config, options.out, options.resume, tokenizer)
-    step, loss = history.test_step[-1], history.test_loss[-1]
+    history = train(model, train_ids, validation_ids, config, options.out, options.resume, tokenizer)
+    loss = evaluate(model, test_ids, config.context, config.batch_size, config.precision, ranks)
     bits = text.bits_per_byte(loss, test_ids)
-    return history, (f"test loss after {step} steps: {loss:.3f} nats per token, {bits:.3f} bits per byte; see "
-                     f"{options.out}")
+    return history, (f"validation loss after {history.validation_step[-1]} steps: {history.validation_loss[-1]:.3f} "
+                     f"nats per token\ntest loss after {len(history.train_loss)} steps: {loss:.3f} nats per token, "
+                     f"{bits:.3f} bits per byte; see {options.out}")

@@ -290,8 +290,8 @@ def train_by_epochs(model, windows, test, config):
     model.train()
     for step in range(config.steps + 1):
         if step % config.eval_every == 0 or step == config.steps:
-            history.test_step.append(step)
-            history.test_loss.append(mean_loss(model, measured, config))
+            history.validation_step.append(step)
+            history.validation_loss.append(mean_loss(model, measured, config))
         if step < config.steps:
             rows, rate = next(batches).to(device), config.learning_rate_at(step)
             loss = training.train_step(model, optimizer, scaler, rows[:, :-1], rows[:, 1:], rate, config)
@@ -361,8 +361,8 @@ def run(arm, book, size, seed, device="cpu"):
         "train_windows" if has_windows else "train_tokens": len(split.train),
         "passes": round(windows_drawn / windows_per_pass, 4),
         "train_loss": thinned(history.train_loss),
-        "test_step": history.test_step,
-        "test_loss": rounded(history.test_loss),
+        "test_step": history.validation_step,
+        "test_loss": rounded(history.validation_loss),
         "final": round(mean_loss(model, split.test, config), 4),  # on the complete test set
         "other_losses": {name: round(mean_loss(model, ids, config), 4) for name, ids in split.other.items()},
     }

@@ -432,17 +432,19 @@ def plot_by_layer(panels, title):
 
 
 def plot_losses(history, baselines, title, initial=None):
-    """The training and test losses of a run over its steps, with horizontal lines for simpler models.
+    """The training and validation losses of a run over its steps, with horizontal lines for simpler models.
 
     history: a checkpoints.History. baselines: {label: nats per token}. initial: the loss of a uniform guess, ln V.
     """
     losses, axes = history.as_arrays(), new_figure(height=5.5)
     steps = np.arange(1, len(losses["train_loss"]) + 1)
     axes.plot(steps, losses["train_loss"], color=SKY, linewidth=1, label="training loss, each batch")
-    axes.plot(losses["test_step"], losses["test_loss"], "o", color=BLUE, markersize=9, label="test loss, as measured")
+    axes.plot(losses["validation_step"], losses["validation_loss"], "o", color=BLUE, markersize=9,
+              label="validation loss, as measured")
     lines = {} if initial is None else {"uniform guess, ln V": initial}
     for (label, loss), colour, style in zip(
-        {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED), ("dotted", "dashed", "dashdot", "dashed")
+        {**lines, **baselines}.items(), (BLACK, ORANGE, GREEN, RED, PURPLE),
+        ("dotted", "dashed", "dashdot", "dashed", "dashdot")
     ):
         axes.axhline(loss, color=colour, linestyle=style, linewidth=2, label=f"{label}: {loss:.2f}")
     finish(axes, title, "step (batches seen)", "cross-entropy (nats per token)", legend="best")
@@ -513,7 +515,8 @@ def plot_bits_per_byte(groups, baselines, title, batches_per_pass=None):
             axes.plot(reads, bits, color=colour, linewidth=1, alpha=0.4)
             axes.plot(reads, bits, marker, color=colour, markersize=9, fillstyle="none", markeredgewidth=2.5,
                       label=None if i else f"{label} ({len(runs)} runs)" if len(runs) > 1 else label)
-        axes.plot([], [], " ", label=f"untrained: {runs[0][1][0]:.2f} (above the figure)")
+        if runs[0][0][0] == 0:
+            axes.plot([], [], " ", label=f"untrained: {runs[0][1][0]:.2f} (above the figure)")
         for name, bits in baselines.get(label, {}).items():
             axes.axhline(bits, color=colour, linewidth=2, linestyle=dashes[name], label=f"{name}: {bits:.2f}")
     if batches_per_pass:

@@ -46,8 +46,8 @@ def settings(name, size, every, precision):
 
 
 class Recorder(training.Report):
-    """The Report of a run that also measures each batch's time and, when a test is due, the text. It passes all that is
-    known to write(results)."""
+    """The Report of a run that also measures each batch's time and, when a measurement is due, the text. It passes
+    all that is known to write(results). What it measures on the way is the test set: nothing is chosen by it."""
 
     def __init__(self, run, book, test_ids, before, write):
         super().__init__(run, test_ids, None, True, parallel.current())
@@ -62,7 +62,7 @@ class Recorder(training.Report):
         if step > len(self.seconds):
             self.seconds.append(None if self.start is None else round(now - self.start, 5))
         super().__call__(step)
-        is_due = step in self.run.history.test_step
+        is_due = step in self.run.history.validation_step
         if is_due and step not in [text["step"] for text in self.texts]:
             ids = experiments.sample_pages(self.run.model, self.book, self.run.config)
             self.texts.append({"step": step, **describe_texts(ids, self.book)})
@@ -74,11 +74,11 @@ class Recorder(training.Report):
         """The run so far, as it is recorded. Losses are in nats per token, seconds those of each batch."""
         config, history, test_ids = self.run.config, self.run.history, self.book.split()[1]
         device = next(self.run.model.parameters()).device
-        bits = [self.book.bits_per_byte(loss, test_ids) for loss in history.test_loss]
+        bits = [self.book.bits_per_byte(loss, test_ids) for loss in history.validation_loss]
         return {
             "batches": len(history.train_loss), "date": datetime.date.today().isoformat(), "training": asdict(config),
             "dtype": str(kernels.compute_dtype(device, config.precision)).removeprefix("torch."),
-            "test_step": history.test_step, "test_loss": experiments.rounded(history.test_loss),
+            "test_step": history.validation_step, "test_loss": experiments.rounded(history.validation_loss),
             "bits_per_byte": experiments.rounded(bits), "train_loss": experiments.rounded(history.train_loss),
             "seconds": self.seconds, "texts": self.texts,
         }

@@ -8,6 +8,7 @@ import statistics
 import textwrap
 from typing import NamedTuple
 
+from helpers.corpus import split_validation
 from helpers.course import records
 from helpers.model import GPTConfig
 from helpers.parameters import parameter_formula
@@ -26,14 +27,21 @@ NOTHING = "No run of Model 5 at its real size has been recorded for this copy of
 
 
 def as_run(history, config, book, seconds=None):
-    """A History as full_size records a run. seconds: the time per batch, or None."""
-    test_ids = book.split()[1]
+    """A History of training.train in the form in which full_size records a run. Its losses are those on the validation
+    set, although a record calls them test losses. seconds: the time per batch, or None."""
+    validation_ids = split_validation(book.split()[0])[1]
     return {
         "batches": len(history.train_loss), "training": {"steps": config.steps, "batch_size": config.batch_size,
                                                          "context": config.context},
-        "test_step": history.test_step, "test_loss": history.test_loss, "train_loss": history.train_loss,
-        "bits_per_byte": [book.bits_per_byte(loss, test_ids) for loss in history.test_loss], "seconds": [seconds],
+        "test_step": history.validation_step, "test_loss": history.validation_loss, "train_loss": history.train_loss,
+        "bits_per_byte": [book.bits_per_byte(loss, validation_ids) for loss in history.validation_loss],
+        "seconds": [seconds],
     }
+
+
+def tested_once(run, loss, bits):
+    """The run with a single measurement: at its end, on the test set. loss: nats per token; bits: bits per byte."""
+    return {**run, "test_step": [run["batches"]], "test_loss": [loss], "bits_per_byte": [bits]}
 
 
 def is_complete(run):
@@ -291,14 +299,14 @@ def seeds(runs):
     return f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
 
 
-def describe_complete(runs):
-    """What complete runs have measured, as a range over their seeds."""
+def describe_complete(runs, measured="test"):
+    """What complete runs have measured, as a range over their seeds. measured: on which set, "test" or "validation"."""
     falls = [fall(run) for run in runs]
     batches, rises = [own.lowest for own in falls], [own.rise for own in falls]
     lowest = f"after batch {between(batches, '{}')} and ends {between(rises, '{:.3f}')} nats above that"
     lowest = lowest if any(rises) else "at the end"
     return (f"{between([own.early for own in falls], '{:.0%}')} of the fall in the first {falls[0].first} of "
-            f"{batches_of(runs)} batches; the last {falls[0].last} change the test loss by "
+            f"{batches_of(runs)} batches; the last {falls[0].last} change the {measured} loss by "
             f"{between([own.change for own in falls], '{:+.3f}')} nats; it is lowest {lowest}")
 
 
@@ -326,14 +334,17 @@ def agreement(runs):
 def claim_23(live, label, record):
     """The row of claim 23: (measured, measured on, verdict, condition), for Ledger.add.
 
-    live: the reader's run, of whatever model; label: its model and its text. record: records.full_size(), or None.
+    live: the reader's run, of whatever model, with its validation losses (as_run); label: its model and its text.
+    record: records.full_size(), or None.
     Complete runs of Model 5 with SEEDS seeds settle the claim. Fewer, shorter runs or a smaller model do not.
     """
     course = runs_of(record)
     complete = complete_runs(record, "course")
     if len(complete) >= SEEDS:
         return settled(record)
-    own = describe_complete([live]) if is_complete(live) and fall(live) else f"only {batches_of([live])} batches"
+    own = f"only {batches_of([live])} batches"
+    if is_complete(live) and fall(live):
+        own = describe_complete([live], "validation")
     if not course:
         return f"{own} (a single run)", label, "unmeasured here", ""
     nats = {name: losses["nats"] for name, losses in record["baselines"].items()}

@@ -23,32 +23,34 @@ from helpers.machine import assets, kernels, runtime
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 FORMAT = 1  # of a checkpoint: increase it if older versions of the course could not read a new one
+OLD_NAMES = {"test_step": "validation_step", "test_loss": "validation_loss"}  # of a History, in older checkpoints
 MAY_CHANGE = ("steps", "accumulate", "eval_every", "eval_tokens", "sample_every", "sample_tokens")  # on resuming
 
 
 @dataclass
 class History:
-    """What a run has measured. Losses are in nats per token; test_loss[i] was measured after test_step[i] steps."""
+    """What a run has measured. Losses are in nats per token; validation_loss[i] was measured after validation_step[i]
+    steps."""
 
     train_loss: list = field(default_factory=list)  # one per step
     learning_rate: list = field(default_factory=list)  # one per step
-    test_step: list = field(default_factory=list)
-    test_loss: list = field(default_factory=list)
+    validation_step: list = field(default_factory=list)
+    validation_loss: list = field(default_factory=list)
     samples: list = field(default_factory=list)  # (step, text)
     interrupted: bool = False
 
     def as_arrays(self):
         """The losses and learning rates as numpy arrays: {name: array}."""
-        names = ("train_loss", "learning_rate", "test_step", "test_loss")
+        names = ("train_loss", "learning_rate", "validation_step", "validation_loss")
         return {name: np.array(getattr(self, name)) for name in names}
 
     def rows(self):
         """The lines of history.csv, its header first."""
-        test = dict(zip(self.test_step, self.test_loss))
-        yield ["step", "train_loss", "test_loss", "learning_rate"]
-        yield [0, "", test.get(0, ""), ""]
+        measured = dict(zip(self.validation_step, self.validation_loss))
+        yield ["step", "train_loss", "validation_loss", "learning_rate"]
+        yield [0, "", measured.get(0, ""), ""]
         for step, (loss, rate) in enumerate(zip(self.train_loss, self.learning_rate), start=1):
-            yield [step, loss, test.get(step, ""), rate]
+            yield [step, loss, measured.get(step, ""), rate]
 
 
 @dataclass
@@ -88,7 +90,8 @@ class Run:
         self.save_history(out)
 
     def save_history(self, out):
-        """Writes history.csv: one line per step. Line n is the state after n steps, so line 0 has a test loss only."""
+        """Writes history.csv: one line per step. Line n is the state after n steps, so line 0 has a validation loss
+        only."""
 
         def write(path):
             with open(path, "w", newline="", encoding="utf-8") as file:
@@ -155,7 +158,7 @@ def begin(model, optimizer, scaler, config, train_ids, out, resume, ranks):
     device = next(model.parameters()).device
     batches = torch.Generator().manual_seed(config.seed)
     data = hashlib.sha256(train_ids.numpy().tobytes()).hexdigest()
-    matmul = ranks.agree(kernels.fastest_matmul(device))
+    matmul = ranks.agree(kernels.fastest_matmul(device, model.config))
     run = Run(model, optimizer, scaler, batches, History(), config, data, matmul)
     if resume:
         if out is None:
@@ -199,6 +202,7 @@ def load_checkpoint(out, **settings):
             written += f", with {', '.join(unknown)}"
         raise ValueError(f"{path} was written by a newer version of this course ({written}; this one reads format "
                          f"{FORMAT}). Fetch the newer version: git pull.")
+    state["history"] = {OLD_NAMES.get(name, name): value for name, value in state["history"].items()}
     return state
 
 

@@ -37,10 +37,12 @@ def test_a_run_stops_at_ctrl_c_and_resumes(tmp_path):
     assert len(training.load_checkpoint(tmp_path)["history"]["train_loss"]) == done + 5
 
 
-def test_the_result_is_one_line(tmp_path, capsys):
+def test_the_result_is_the_validation_loss_and_the_test_loss_once(tmp_path, capsys):
     assert command_line.main(["--out", str(tmp_path), "--size", "smoke", "--steps", "2", "--text", str(TEXT)]) == 0
     output = capsys.readouterr().out
     assert "366,336 parameters" in output and "bits per byte" in output.splitlines()[-1]
+    assert " training, " in output and " validation and " in output
+    assert output.splitlines()[-2].startswith("validation loss after ") and output.count("test loss") == 1
 
 
 def test_errors_are_one_line(tmp_path, capsys):

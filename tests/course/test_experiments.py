@@ -115,7 +115,7 @@ def test_an_epoch_visits_every_window_once(quick, book):
     history = experiments.train_by_epochs(model, windows, split.test[:65], config)
     rows = torch.cat(seen)
     assert len(rows) == steps * config.batch_size == len({tuple(row) for row in rows.tolist()})
-    assert len(history.train_loss) == steps and history.test_step == [0, steps]
+    assert len(history.train_loss) == steps and history.validation_step == [0, steps]
 
 
 def test_the_loss_on_windows_equals_the_loss_on_their_tokens(book):

@@ -163,15 +163,18 @@ class Book:
         return [1, 2], [3]
 
     def bits_per_byte(self, loss, ids):
-        assert ids == [3]
+        assert ids == [2]
         return loss / 2
 
 
 def test_a_history_becomes_a_run():
-    history = History(train_loss=[8.0, 7.0], test_step=[0, 2], test_loss=[8.0, 6.0])
+    history = History(train_loss=[8.0, 7.0], validation_step=[0, 2], validation_loss=[8.0, 6.0])
     own = model5_runs.as_run(history, TrainConfig(steps=4, batch_size=2, context=8), Book(), 0.5)
     assert own["batches"] == 2 and own["bits_per_byte"] == [4.0, 3.0] and not model5_runs.is_complete(own)
     assert model5_runs.batches_of([own]) == "2 of 4"
+    tested = model5_runs.tested_once(own, 5.0, 2.5)
+    assert (tested["test_step"], tested["test_loss"], tested["bits_per_byte"]) == ([2], [5.0], [2.5])
+    assert own["test_step"] == [0, 2] and tested["batches"] == 2
 
 
 # Entries

@@ -1,5 +1,6 @@
 """Text and tokens: the book as the course uses it, other files, batches, and the n-gram baselines."""
 
+import itertools
 import math
 
 import numpy as np
@@ -120,6 +121,15 @@ def test_the_split_keeps_order_and_loses_nothing():
         voyage.split(1.5)
 
 
+def test_the_validation_set_is_the_last_tenth_of_the_training_set():
+    train, validation = corpus.split_validation(torch.arange(100))
+    assert train.tolist() == list(range(90)) and validation.tolist() == list(range(90, 100))
+    with pytest.raises(ValueError, match="share=1"):
+        corpus.split_validation(torch.arange(100), 1)
+    with pytest.raises(ValueError, match="1 tokens are too few"):
+        corpus.split_validation(torch.arange(1))
+
+
 def test_bits_per_byte_of_a_uniform_guess():
     voyage = corpus.load_text(assets.DATA / "voyage.txt", "course")
     expected = 12 * len(voyage.ids) / len(voyage.text.encode())  # 4,096 equal chances are 12 bits per token
@@ -212,3 +222,41 @@ def test_an_altered_tokenizer_is_noticed(monkeypatch, tmp_path):
     with pytest.raises(assets.AssetDamaged, match="git checkout data/course.tiktoken"):
         corpus.load_tokenizer("course")
     corpus.load_tokenizer.cache_clear()
+
+
+def test_an_epoch_draws_each_window_once():
+    ids, B, T = torch.arange(1000), 4, 10
+    per_epoch = (1000 - T) // T // B
+    for epoch in range(3):
+        batches = [corpus.epoch_batch(ids, B, T, epoch * per_epoch + i, seed=5) for i in range(per_epoch)]
+        inputs = torch.cat([x for x, _ in batches])
+        assert inputs.shape == (per_epoch * B, T)
+        assert len(inputs.unique()) == inputs.numel()  # the ids are their own places: none is drawn twice
+        assert all(torch.equal(x + 1, y) for x, y in batches)
+        assert len((inputs[:, 0] % T).unique()) == 1  # laid end to end
+    orders = [corpus.epoch_batch(ids, B, T, step, seed)[0] for step, seed in ((0, 0), (per_epoch, 0), (0, 1))]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(orders, 2))
+    assert torch.equal(orders[0], corpus.epoch_batch(ids, B, T, 0, 0)[0])
+
+
+def test_the_windows_of_an_epoch_begin_everywhere_and_never_leave_the_text():
+    ids = torch.arange(64)
+    seen = {int(corpus.epoch_batch(ids, 1, 8, step)[1].max()) for step in range(2000)}
+    assert max(seen) == 63
+    starts = {int(corpus.epoch_batch(ids, 1, 8, step)[0].min()) for step in range(2000)}
+    assert min(starts) == 0 and {start % 8 for start in starts} == set(range(8))
+
+
+def test_a_text_too_short_for_an_epoch_is_named():
+    with pytest.raises(ValueError, match="needs at least 50"):
+        corpus.epoch_batch(torch.arange(49), 4, 10, 0)
+    assert corpus.epoch_batch(torch.arange(50), 4, 10, 0)[0].shape == (4, 10)
+
+
+def test_a_share_of_the_tokens_is_replaced():
+    torch.manual_seed(0)
+    ids = torch.full((200, 50), 7)
+    noisy = corpus.replace_some(ids, 0.2, 1000)
+    assert 0.17 < (noisy != ids).float().mean() < 0.23 and 0 <= noisy.min() and noisy.max() < 1000
+    assert noisy[noisy != 7].unique().numel() > 500  # not one and the same token
+    assert torch.equal(corpus.replace_some(ids, 0.0, 1000), ids)

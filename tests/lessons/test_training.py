@@ -21,15 +21,15 @@ CLIPPED = replace(CONFIG, clip_norm=0.5)
 def test_it_learns_and_the_history_is_complete(tmp_path):
     config = replace(CONFIG, steps=120, learning_rate=3e-2)
     model, history = train(config, out=tmp_path)
-    assert history.test_loss[0] == pytest.approx(math.log(64), abs=0.3)
-    assert history.test_loss[-1] < 1.0
+    assert history.validation_loss[0] == pytest.approx(math.log(64), abs=0.3)
+    assert history.validation_loss[-1] < 1.0
     arrays = history.as_arrays()
-    assert arrays["train_loss"].shape == (120,) and arrays["test_step"].tolist() == list(range(0, 121, 4))
+    assert arrays["train_loss"].shape == (120,) and arrays["validation_step"].tolist() == list(range(0, 121, 4))
     with open(tmp_path / HISTORY, newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 121 and [float(row["train_loss"]) for row in rows[1:]] == history.train_loss
-    assert {int(row["step"]): float(row["test_loss"]) for row in rows if row["test_loss"]} == dict(
-        zip(history.test_step, history.test_loss)
+    assert {int(row["step"]): float(row["validation_loss"]) for row in rows if row["validation_loss"]} == dict(
+        zip(history.validation_step, history.validation_loss)
     )
     assert torch.equal(weights(training.load_trained(tmp_path)), weights(model))
 
@@ -149,7 +149,7 @@ def test_mixed_precision_learns_samples_and_resumes(tmp_path, monkeypatch, dtype
     model = GPT(replace(MODEL, vocab_size=tokenizer.vocab_size))
     config = replace(CONFIG, steps=20, sample_every=10)
     history = training.train(model, TRAIN, TEST, config, tmp_path, tokenizer=tokenizer, progress=False)
-    assert history.test_loss[-1] < history.test_loss[0] - 2
+    assert history.validation_loss[-1] < history.validation_loss[0] - 2
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert len(history.samples) == 3
     checkpoint = training.load_checkpoint(tmp_path)
@@ -265,3 +265,32 @@ def test_without_a_folder_the_message_promises_no_checkpoint():
     with pytest.raises(FloatingPointError, match="Step 1 of 12: the loss became nan") as error:
         train(model=model)
     assert "holds" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampling", ["random", "epochs"])
+def test_a_noisy_run_that_was_stopped_goes_on_with_the_losses_of_a_whole_one(tmp_path, sampling, monkeypatch):
+    config = replace(CONFIG, sampling=sampling, noise=0.3, optimizer="muon", embedding_decay=0.1)
+    whole = train(config)[1]
+    clean = train(replace(config, noise=0.0))[1]
+    assert whole.train_loss[0] != clean.train_loss[0]
+    monkeypatch.setattr(TrainConfig, "learning_rate_at", lambda self, step: 0.01)  # whatever the number of steps
+    constant = train(config)[1]
+    train(replace(config, steps=5), out=tmp_path)
+    assert train(config, out=tmp_path, resume=True)[1].train_loss == constant.train_loss
+
+
+def test_noise_changes_inputs_and_not_targets_and_depends_on_seed_and_step_alone():
+    ids, config = torch.arange(500) % 50, replace(CONFIG, noise=0.5)
+
+    def draw(step, **changes):
+        return corpus.draw_batch(ids, step, replace(config, **changes), 50, torch.Generator().manual_seed(0))
+
+    (x, y), (clean_x, clean_y) = draw(0), draw(0, noise=0.0)
+    assert torch.equal(y, clean_y) and 0.3 < (x != clean_x).float().mean() < 0.7
+    assert torch.equal(draw(3)[0], draw(3)[0])
+    assert not torch.equal(draw(3)[0], draw(4)[0]) and not torch.equal(draw(3)[0], draw(3, seed=99)[0])
+
+
+def test_a_share_of_noise_that_makes_no_sense_is_named():
+    with pytest.raises(ValueError, match="noise=1"):
+        replace(CONFIG, noise=1)

@@ -57,7 +57,7 @@ def test_resumed_losses_equal_an_uninterrupted_run_to_the_last_bit(tmp_path, mon
     model, history = train(config, model=GPT(MODEL), out=tmp_path / "resumed", resume=True)
     assert not history.interrupted
     assert history.train_loss == expected.train_loss
-    assert history.test_loss == expected.test_loss and history.test_step == expected.test_step
+    assert history.validation_loss == expected.validation_loss and history.validation_step == expected.validation_step
     assert torch.equal(weights(model), weights(expected_model))
     assert (tmp_path / "resumed" / HISTORY).read_text() == (tmp_path / "uninterrupted" / HISTORY).read_text()
 
@@ -95,7 +95,7 @@ def test_a_longer_run_may_resume_but_another_one_may_not(trained):
         train(out=trained)
     assert (trained / CHECKPOINT).read_bytes() == before
     _, history = train(replace(CONFIG, steps=20), out=trained, resume=True)
-    assert len(history.train_loss) == 20 and history.test_step[-1] == 20
+    assert len(history.train_loss) == 20 and history.validation_step[-1] == 20
 
 
 def test_a_run_may_continue_in_another_precision(tmp_path, monkeypatch):
@@ -115,9 +115,9 @@ def test_a_run_continues_with_the_kernels_that_it_began_with(tmp_path, monkeypat
         settings.append(torch.get_float32_matmul_precision())
         return train_step(*arguments)
 
-    monkeypatch.setattr(kernels, "fastest_matmul", lambda device: "medium")
+    monkeypatch.setattr(kernels, "fastest_matmul", lambda device, config=None: "medium")
     train(out=tmp_path)
-    monkeypatch.setattr(kernels, "fastest_matmul", lambda device: "highest")
+    monkeypatch.setattr(kernels, "fastest_matmul", lambda device, config=None: "highest")
     monkeypatch.setattr(training, "train_step", step)
     train(replace(CONFIG, steps=14), out=tmp_path, resume=True)
     assert settings == ["medium", "medium"] and torch.get_float32_matmul_precision() == "highest"
@@ -208,6 +208,18 @@ def test_a_checkpoint_from_before_formats_had_numbers_is_read(trained):
     del state["format"], state["train_config"]["precision"], state["matmul"]
     torch.save(state, trained / CHECKPOINT)
     assert train(replace(CONFIG, steps=14), out=trained, resume=True)[1].train_loss[:12] == expected.train_loss
+
+
+def test_a_history_with_the_names_of_older_checkpoints_is_read_and_continued(trained):
+    _, expected = uninterrupted()
+    state = training.load_checkpoint(trained)
+    for old, new in (("test_step", "validation_step"), ("test_loss", "validation_loss")):
+        state["history"][old] = state["history"].pop(new)
+    torch.save(state, trained / CHECKPOINT)
+    assert training.load_checkpoint(trained)["history"]["validation_loss"] == expected.validation_loss
+    resumed = train(replace(CONFIG, steps=14), out=trained, resume=True)[1]
+    assert resumed.validation_step[: len(expected.validation_step)] == expected.validation_step
+    assert resumed.validation_loss[: len(expected.validation_loss)] == expected.validation_loss
 
 
 class Bomb:

@@ -309,8 +309,8 @@ def test_training_in_16_bits_ends_near_the_loss_of_32_bits(device, precision, tm
     model, history = train(device, replace(config, precision=precision), out=tmp_path)
     assert history.train_loss != expected.train_loss, "nothing was rounded differently: this test shows nothing"
     assert all(map(torch.isfinite, map(torch.tensor, history.train_loss)))
-    assert history.test_loss[-1] < history.test_loss[0] - 1
-    assert history.test_loss[-1] == pytest.approx(expected.test_loss[-1], rel=0.02)
+    assert history.validation_loss[-1] < history.validation_loss[0] - 1
+    assert history.validation_loss[-1] == pytest.approx(expected.validation_loss[-1], rel=0.02)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert (training.load_checkpoint(tmp_path)["scaler"].get("scale", 0) > 1) == (precision == "fp16")
 

@@ -362,7 +362,7 @@ def test_a_killed_run_resumes_with_the_losses_of_an_uninterrupted_one(killed, mo
     assert bool(leftovers) == ("checkpoint" in moment), "the process was not killed while it wrote"
     expected_model, expected = uninterrupted()
     model, history = train(model=GPT(MODEL), out=folder, resume=True)
-    assert history.train_loss == expected.train_loss and history.test_loss == expected.test_loss
+    assert history.train_loss == expected.train_loss and history.validation_loss == expected.validation_loss
     assert torch.equal(weights(model), weights(expected_model))
     assert sorted(path.name for path in folder.iterdir()) == [CHECKPOINT, HISTORY], "leftovers were not removed"
 

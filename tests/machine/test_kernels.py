@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from helpers.generation import generate
 from helpers.machine import kernels
 from helpers.machine.kernels import SplitOneRow, split_linear
+from helpers.model import GPTConfig
 from tests.plain import SHAPES, assert_close, batch, plain_logits, plain_loss, plain_text
 from tests.small import TINY
 
@@ -123,23 +124,64 @@ def test_generate_splits_rows_where_that_helps(tiny, monkeypatch, helps):
 # The setting of float32 products
 
 
-def test_the_setting_of_products_is_chosen_by_a_trial(monkeypatch):
-    """Clearly faster and as exact: taken. Faster but rounded, or as exact but not clearly faster: not taken."""
-    for error, gain, expected in ((1e-6, 2.0, "medium"), (1e-6, 1.2, "highest"), (1e-2, 2.0, "highest")):
-        kernels.try_matmul.cache_clear()
-        monkeypatch.setattr(kernels, "times_faster", lambda new, old: gain)
-        matmul = torch.Tensor.__matmul__
+def tried(monkeypatch, seconds, errors, shape=(2, 8, 99)):
+    """A trial with invented readings: seconds and errors are {outputs: {setting: number}}, others 1 s and 1e-6."""
+    sizes = []
 
-        def product(a, b):
-            rounded = torch.get_float32_matmul_precision() == "medium"
-            return matmul(a, b) + (error if rounded and a.dtype == torch.float32 else 0.0)
+    def trial_product(outputs, inputs):
+        sizes.append((outputs, inputs))
+        return lambda setting: None, lambda setting: errors.get(outputs, {}).get(setting, 1e-6)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "__matmul__", product)
-            assert kernels.fastest_matmul("cpu") == expected
-        assert torch.get_float32_matmul_precision() == "highest"
+    def in_turns(functions, rounds):
+        return {setting: [seconds.get(sizes[-1][0], {}).get(setting, 1.0)] * rounds for setting in functions}
+
+    monkeypatch.setattr(kernels, "trial_product", trial_product)
+    monkeypatch.setattr(kernels, "in_turns", in_turns)
     kernels.try_matmul.cache_clear()
+    trial = kernels.try_matmul(1, shape)
+    kernels.try_matmul.cache_clear()
+    return trial, sizes
+
+
+def test_the_trial_weighs_each_product_by_how_often_a_model_computes_it(monkeypatch):
+    trial, sizes = tried(monkeypatch, seconds={99: {"medium": 2.0, "highest": 12.0}}, errors={})
+    assert sizes == [(24, 8), (8, 8), (32, 8), (8, 32), (99, 8)]  # c_attn, c_proj, c_fc, c_proj, the vocabulary
+    assert trial == {"times faster": pytest.approx((4 * 2 + 12) / (4 * 2 + 2)), "medium": 1e-6, "highest": 1e-6}
+    trial, _ = tried(monkeypatch, {}, errors={32: {"medium": 9e-6, "highest": 3e-6}, 99: {"medium": 8e-6}})
+    assert (trial["medium"], trial["highest"]) == (8e-6, 1e-6)  # not the largest error: the largest in comparison
+
+
+@pytest.mark.parametrize("gain, error, expected", [
+    (1.5, 1e-6, "medium"), (1.3, 1e-6, "highest"), (2.0, 3.9e-6, "medium"), (2.0, 4.1e-6, "highest")])
+def test_the_setting_of_products_is_chosen_by_a_trial(monkeypatch, gain, error, expected):
+    """Clearly faster and as exact: taken. Faster but rounded, or as exact but not clearly faster: not taken."""
+    shapes = []
+
+    def trial(threads, shape="the default"):
+        shapes.append(shape)
+        return {"times faster": gain, "medium": error, "highest": 1e-6}
+
+    monkeypatch.setattr(kernels, "try_matmul", trial)
+    assert kernels.fastest_matmul("cpu") == kernels.fastest_matmul("cpu", TINY) == expected
+    assert kernels.fastest_matmul("cpu", GPTConfig()) == expected  # GPT-2 small is tried once, however it is named
+    assert shapes == ["the default", (TINY.n_layer, TINY.n_embd, TINY.vocab_size), "the default"]
     assert kernels.fastest_matmul("cuda") is kernels.fastest_matmul("mps") is None
+
+
+def test_the_errors_of_a_trial_are_those_of_its_products(monkeypatch):
+    """A product that rounds is noticed, also where the matrix is larger than the part that is compared."""
+    matmul = torch.Tensor.__matmul__
+
+    def product(a, b):
+        rounds = torch.get_float32_matmul_precision() == "medium" and a.dtype == torch.float32
+        return matmul(a, b) + (0.01 if rounds else 0.0)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    for outputs in (5, 4097):
+        multiply, error = kernels.trial_product(outputs, 3)
+        assert multiply("highest").shape == (kernels.TRIAL_ROWS, outputs)
+        assert error("highest") < 1e-5 and error("medium") == pytest.approx(0.01, rel=0.01)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_learners_own_setting_by_the_newer_api_stays(tiny, monkeypatch):

@@ -65,7 +65,7 @@ def observed_run(out, config):
         patch.setattr(torch, "save", save_and_record)
         model, history = train(config, out=out)
     weights = hashlib.sha256(small.weights(model).detach().numpy().tobytes()).hexdigest()
-    return {**seen, "train": history.train_loss, "test": history.test_loss, "weights": weights}
+    return {**seen, "train": history.train_loss, "test": history.validation_loss, "weights": weights}
 
 
 def observed_runs(folder):
@@ -96,7 +96,7 @@ def one():
 def test_two_processes_have_the_losses_of_one(one, two):
     for run in (*two[0][0], *two[0][1]):
         assert run["train"] == pytest.approx(one[1].train_loss, **CLOSE)
-        assert run["test"] == pytest.approx(one[1].test_loss, **CLOSE)
+        assert run["test"] == pytest.approx(one[1].validation_loss, **CLOSE)
 
 
 def test_the_tolerance_would_reveal_a_wrong_batch(one):
@@ -135,7 +135,7 @@ def test_a_batch_in_parts_gives_the_same_losses(one):
     for accumulate in (2, 4, 8):
         history = train(replace(CONFIG, accumulate=accumulate))[1]
         assert history.train_loss == pytest.approx(one[1].train_loss, **CLOSE)
-        assert history.test_loss == pytest.approx(one[1].test_loss, **CLOSE)
+        assert history.validation_loss == pytest.approx(one[1].validation_loss, **CLOSE)
 
 
 def test_a_batch_that_cannot_be_divided_is_named(monkeypatch):

@@ -24,7 +24,7 @@ def test_different_rounding_changes_only_late_digits():
     for bits, dtype, precision in (
         (64, torch.float64, "fp32"), (32, torch.float32, "fp32"), (16, torch.float32, "bf16")
     ):
-        losses[bits] = train(replace(config, precision=precision), new_model().to(dtype))[1].test_loss[-1]
+        losses[bits] = train(replace(config, precision=precision), new_model().to(dtype))[1].validation_loss[-1]
     assert [losses[32], losses[16]] == pytest.approx([losses[64]] * 2, rel=0.01)
     assert len(set(losses.values())) == 3, "nothing was rounded differently: this test shows nothing"
 

@@ -1,0 +1,411 @@
+"""The laptop speedrun: which recipe learns most in a given time, on a fixed book, split and tokenizer.
+
+    python -m helpers.course.speedrun --list                            list the attempts and their recorded seeds
+    python -m helpers.course.speedrun --attempts today muon --jobs 2    train what is missing, one thread each
+    python -m helpers.course.speedrun --clock                           time the attempts' steps, in turns
+    python -m helpers.course.speedrun --final                           train on 90 % of the book, measure the test set
+    python -m helpers.course.speedrun --table                           only print the table
+
+Each attempt changes its base and is recorded in data/measurements/speedrun/NAME.json after each run, so you can stop
+the program at any time; it continues with what is missing. A record is valid while its settings are unchanged.
+"""
+
+import argparse
+import contextlib
+import datetime
+import functools
+import itertools
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from helpers import corpus, ngrams, training
+from helpers.course import experiments, recipes, speedrun_results
+from helpers.machine import assets, runtime, timing
+from helpers.model import GPT, GPTConfig
+
+FOLDER = assets.ROOT / "data" / "measurements" / "speedrun"
+SEEDS = tuple(range(10))
+ROUNDS, STEPS_PER_ROUND = 20, 5  # of the clock
+
+RECIPES = {
+    "smoke": recipes.Recipe(
+        "course", GPTConfig(vocab_size=4096, n_positions=16, n_embd=8, n_layer=1, n_head=2),
+        training.TrainConfig(steps=2, batch_size=2, context=16, learning_rate=3e-3, warmup_steps=1)),
+    "laptop": recipes.Recipe(  # today's recipe, which stays as it is when the course's default changes
+        "course", GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4),
+        training.TrainConfig(steps=500, batch_size=16, context=128, learning_rate=3e-3, warmup_steps=50)),
+}
+
+@torch.no_grad()
+def start_from_counts(model, train_ids):
+    """Gives a new model token embeddings that are computed from counts, about as large as random ones.
+
+    Counted is how often each pair of tokens occurs side by side, n(a, b); a pair that occurs more often than by chance
+    has a large ln(n(a, b) n / (n(a) n(b))), its pointwise mutual information, of which only the positive part is kept.
+    The embeddings are the leading singular vectors of this matrix, times the roots of their singular values: tokens
+    with similar neighbours begin with similar vectors. Source: O. Levy and Y. Goldberg, "Neural word embedding as
+    implicit matrix factorization", 2014.
+    """
+    embedding = model.transformer.wte.weight
+    pairs = torch.zeros(len(embedding), len(embedding))  # (V, V)
+    pairs.index_put_((train_ids[:-1], train_ids[1:]), torch.ones(len(train_ids) - 1), accumulate=True)
+    pairs += pairs.T.clone()
+    each = pairs.sum(1) + 1
+    information = (pairs * pairs.sum() / (each[:, None] * each)).clamp(min=1).log()
+    vectors, values, _ = torch.svd_lowrank(information, q=embedding.shape[1], niter=3)
+    vectors = vectors * values.sqrt()
+    embedding.copy_(vectors * embedding.std() / vectors.std())
+
+
+STARTS = {"counts": start_from_counts}  # changes to a new model, before training
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A recipe, as its differences from the attempt named base. discipline: "sprint" or "distance"; kind: "record" or
+    "negative". what, why: what changed and why it works or was expected to. model, training: fields of GPTConfig and
+    TrainConfig. start: a name in STARTS, or None for the base's."""
+
+    discipline: str
+    what: str
+    why: str
+    base: str | None = "today"
+    kind: str = "record"
+    model: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+    start: str | None = None
+
+
+ATTEMPTS = {
+    "today": Attempt("sprint", "the recipe before the speedrun", "AdamW, warm-up and cosine decay, as in GPT-3",
+                     base=None),
+    "shuffled epochs": Attempt(
+        "sprint", "shuffled epochs instead of random windows",
+        "random windows leave parts of the book out and repeat others; in an epoch each window comes once",
+        training={"sampling": "epochs", "steps": 450}),
+    "muon": Attempt(
+        "sprint", "Muon for the blocks' matrices, linear decay to 0, a shorter warm-up",
+        "each direction of an update gets the same length, so rare directions are learned as fast as frequent ones",
+        base="shuffled epochs", training={"optimizer": "muon", "learning_rate": 0.02, "warmup_steps": 10,
+                                          "decay": "linear", "final_share": 0.0, "steps": 170}),
+    "embeddings from counts": Attempt(
+        "sprint", "token embeddings that start from counted neighbours",
+        "tokens with similar neighbours begin with similar vectors", base="muon", start="counts",
+        training={"steps": 115}),
+    "all its time": Attempt(
+        "distance", "Muon and shuffled epochs for as long as the old recipe",
+        "the same changes, with more steps", base="muon", training={"steps": 470}),
+    "short windows": Attempt(
+        "distance", "windows of 64 tokens instead of 128, so more steps in the same time",
+        "each update costs half as much, and what is predicted on one book needs little context", base="all its time",
+        model={"n_positions": 64}, training={"context": 64, "steps": 750}),
+    "strong decay": Attempt(
+        "distance", "weight decay 1 for the blocks' matrices and 0.3 for the embeddings, instead of 0.1 and 0",
+        "the model reads the book six times: without it, it learns the book by heart", base="short windows",
+        training={"weight_decay": 1.0, "embedding_decay": 0.3}),
+    "noise": Attempt(
+        "distance", "a twentieth of the input tokens replaced by random ones",
+        "the model cannot rely on single tokens; unlike dropout it costs no time", base="strong decay",
+        training={"noise": 0.05}),
+    "more noise": Attempt(
+        "distance", "a fifth of the input tokens replaced", "more of what helped", base="noise", kind="negative",
+        training={"noise": 0.2}),
+    "dropout": Attempt(
+        "distance", "dropout 0.1 instead of noise", "the usual remedy; on a CPU it also slows attention down",
+        base="strong decay", kind="negative", model={"dropout": 0.1}, training={"steps": 550}),
+    "counts for longer": Attempt(
+        "distance", "embeddings from counts, for all of the time", "a better start", base="noise", kind="negative",
+        start="counts"),
+    "half batches": Attempt(
+        "sprint", "batches of 8 windows, twice as many steps", "more updates for the same tokens", base="muon",
+        kind="negative", training={"batch_size": 8, "steps": 340}),
+    "wider and flatter": Attempt(
+        "sprint", "2 blocks of width 192 instead of 4 of width 128", "fewer, larger products", base="muon",
+        kind="negative", model={"n_layer": 2, "n_embd": 192, "n_head": 6}),
+}
+FINAL = ("today", "muon", "noise")  # the recipes that are measured on the test set
+
+
+def chain(name):
+    """The attempts that lead from today's recipe to this one, in this order."""
+    attempt = ATTEMPTS[name]
+    return [*(chain(attempt.base) if attempt.base else []), attempt]
+
+
+def settings(name, size, seed):
+    """The GPTConfig, the TrainConfig and the name of the start of an attempt."""
+    shape, config, start = RECIPES[size].model, RECIPES[size].training, None
+    for attempt in chain(name):
+        changes = dict(attempt.training)
+        if "steps" in changes:  # those of the laptop's size; a rehearsal takes the same share of its own
+            share = changes["steps"] / RECIPES["laptop"].training.steps
+            changes["steps"] = max(1, round(share * RECIPES[size].training.steps))
+        shape, config = replace(shape, **attempt.model), replace(config, **changes)
+        start = attempt.start or start
+    return shape, replace(config, seed=seed, eval_every=config.steps, eval_tokens=1), start
+
+
+def new_model(name, size, seed, train_ids):
+    """An attempt's model before training."""
+    shape, _, start = settings(name, size, seed)
+    runtime.seed_everything(seed)
+    model = GPT(shape)
+    if start:
+        STARTS[start](model, train_ids)
+    return model
+
+
+def measured(model, config, train_ids, measured_ids):
+    """Trains a model and measures it once. Returns the loss, the History and the seconds of the training."""
+    start = time.perf_counter()
+    history = training.train(model, train_ids, train_ids[-2:], config, progress=False)
+    seconds = time.perf_counter() - start
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return training.evaluate(model, measured_ids, config.context), history, seconds
+
+
+def trained(name, size, seed, train_ids, measured_ids):
+    """Trains an attempt and measures it once. Returns the run as it is recorded."""
+    config, model = settings(name, size, seed)[1], new_model(name, size, seed, train_ids)
+    loss, history, seconds = measured(model, config, train_ids, measured_ids)
+    return {
+        "loss": round(loss, 4),
+        "train_loss": round(statistics.mean(history.train_loss[-10:]), 4), "seconds": round(seconds, 1),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{experiments.machine('cpu')}, torch {torch.__version__}",
+    }
+
+
+def the_book(size):
+    """The track's book. Raises ValueError for the stand-in text, whose losses would mean something else."""
+    book = corpus.load_gulliver(RECIPES[size].tokenizer)
+    if book.is_stand_in:
+        raise ValueError("The speedrun needs Gulliver's Travels, which could not be downloaded: connect and try again.")
+    return book
+
+
+def run(name, size, seed, on_test_set=False, threads=None):
+    """Trains one attempt with one seed and measures it on the whole validation set, or (final) on the test set."""
+    if threads:
+        torch.set_num_threads(threads)
+    train_ids, test_ids = the_book(size).split()
+    sets = (train_ids, test_ids) if on_test_set else corpus.split_validation(train_ids)
+    return trained(name, size, seed, *sets)
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def describe(name, size):
+    """An attempt's settings, without the seed. A record is valid only while its description equals this one."""
+    shape, config, start = settings(name, size, 0)
+    unused = ("seed", "eval_every", "eval_tokens", "sample_every", "sample_tokens")
+    return {"attempt": name, "size": size, "start": start, "model": asdict(shape),
+            "training": {key: value for key, value in asdict(config).items() if key not in unused}}
+
+
+def path_of(name, size, folder=FOLDER, prefix=""):
+    """The file of an attempt's record."""
+    return Path(folder) / f"{prefix}{name.replace(' ', '_')}{'' if size == 'laptop' else '_' + size}.json"
+
+
+def runs_of(name, size="laptop", folder=FOLDER, prefix=""):
+    """The valid recorded runs of an attempt, {seed: run}. prefix: "final_" for those on the test set."""
+    path = path_of(name, size, folder, prefix)
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    is_valid = all(saved.get(key) == value for key, value in describe(name, size).items())
+    return {int(seed): run for seed, run in saved.get("runs", {}).items()} if is_valid else {}
+
+
+def record(names, size="laptop", seeds=SEEDS, jobs=1, folder=FOLDER, on_test_set=False):
+    """Runs what is not recorded yet, seed by seed, and writes each run as soon as it is done."""
+    prefix = "final_" if on_test_set else ""
+    runs = {name: runs_of(name, size, folder, prefix) for name in names}
+    missing = [(name, seed) for seed in seeds for name in names if seed not in runs[name]]
+    with contextlib.ExitStack() as at_exit:
+        if jobs > 1 and missing:  # "spawn", because torch's threads do not survive a fork
+            pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+            at_exit.callback(pool.shutdown, cancel_futures=True)
+            waiting = [pool.submit(run, name, size, seed, on_test_set, 1).result for name, seed in missing]
+        else:
+            waiting = [functools.partial(run, name, size, seed, on_test_set) for name, seed in missing]
+        for number, ((name, seed), result) in enumerate(zip(missing, waiting), start=1):
+            runs[name][seed] = result()
+            ordered = {str(key): runs[name][key] for key in sorted(runs[name])}
+            timing.write_json(path_of(name, size, folder, prefix), {**describe(name, size), "runs": ordered})
+            print(f"{number}/{len(missing)} {name}, seed {seed}: {runs[name][seed]['loss']:.3f}", flush=True)
+
+
+def clock(names, size="laptop", folder=FOLDER, rounds=ROUNDS, steps=STEPS_PER_ROUND):
+    """Times the attempts' steps in turns and records the ratios to today's recipe: quartiles over the rounds.
+
+    A program beside it slows all attempts of a round, so the ratios' medians suffer little.
+    """
+    names = ["today", *(name for name in names if name != "today")]
+    train_ids = the_book(size).split()[0]
+    steppers = {name: stepper(name, size, train_ids) for name in names}
+    seconds = {name: [] for name in names}
+    for _ in range(rounds + 1):
+        for name, step in steppers.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            seconds[name].append((time.perf_counter() - start) / steps)
+    path = Path(folder) / "clock.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"attempts": {}}
+    for name in names:
+        ratios = [own / today for own, today in zip(seconds[name][1:], seconds["today"][1:])]  # without the warm-up
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        results["attempts"][name] = {**describe(name, size), "ratio": median, "quartiles": [low, high],
+                                     "seconds": statistics.median(seconds[name][1:]), "rounds": rounds,
+                                     "machine": experiments.machine("cpu")}
+    timing.write_json(path, results)
+    return results
+
+
+def stepper(name, size, train_ids):
+    """A function that makes one training step of a new model of an attempt."""
+    config, model = settings(name, size, 0)[1], new_model(name, size, 0, train_ids)
+    optimizer, scaler = training.make_optimizer(model, config), training.make_scaler("cpu", config)
+    generator, steps = torch.Generator().manual_seed(0), itertools.count()
+
+    def step():
+        x, y = corpus.draw_batch(train_ids, next(steps), config, model.config.vocab_size, generator)
+        training.train_step(model, optimizer, scaler, x, y, config.learning_rate, config)
+
+    return step
+
+
+# --- reading the records ---------------------------------------------------------------------------------------------
+
+
+def time_quartiles(name, size="laptop", folder=FOLDER):
+    """An attempt's time as a share of today's, steps x seconds per step: median, lower and upper quartile over the
+    clock's rounds. None unless its clock is recorded."""
+    path = Path(folder) / "clock.json"
+    saved = json.loads(path.read_text(encoding="utf-8"))["attempts"].get(name, {}) if path.is_file() else {}
+    if any(saved.get(key) != value for key, value in describe(name, size).items()):
+        return None
+    steps = saved["training"]["steps"] / settings("today", size, 0)[1].steps
+    return [steps * ratio for ratio in (saved["ratio"], *saved["quartiles"])]
+
+
+def time_share(name, size="laptop", folder=FOLDER):
+    """The median of time_quartiles, or None."""
+    quartiles = time_quartiles(name, size, folder)
+    return quartiles and quartiles[0]
+
+
+def losses_of(name, size="laptop", folder=FOLDER):
+    """The recorded validation losses of an attempt, one a seed, in nats per token."""
+    return [run["loss"] for run in runs_of(name, size, folder).values()]
+
+
+def target(size="laptop", folder=FOLDER):
+    """The sprint's target: the mean loss that today's recipe has recorded, rounded up to two decimals."""
+    return math.ceil(round(100 * statistics.mean(losses_of("today", size, folder)), 6)) / 100
+
+
+def is_record(name, before="today", size="laptop", folder=FOLDER):
+    """Whether an attempt beats the record before it: at least 10 seeds each, and p < 0.001 in a one-sided test.
+
+    A sprint's mean loss lies below the target, and its time's upper quartile below the lower one of `before`. A
+    distance's loss lies below that of `before`, in at most today's time.
+    """
+    losses, old = losses_of(name, size, folder), losses_of(before, size, folder)
+    times, old_times = time_quartiles(name, size, folder), time_quartiles(before, size, folder)
+    if min(len(losses), len(old)) < len(SEEDS) or not (times and old_times):
+        return False
+    if ATTEMPTS[name].discipline == "sprint":
+        p = speedrun_results.p_below(losses, target(size, folder))
+        return p < speedrun_results.LEVEL and times[2] < old_times[1]
+    return speedrun_results.p_lower(losses, old) < speedrun_results.LEVEL and times[0] <= 1.0
+
+
+def try_change(model=None, training_changes=None, seeds=range(5), steps=100, base="today", size="laptop"):
+    """Trains base and changed recipe with the same seeds on fewer steps. Returns loss changed - loss base, one a seed.
+
+    model, training_changes: fields of GPTConfig and TrainConfig that differ from the attempt named base.
+    """
+    train_ids, validation_ids = corpus.split_validation(the_book(size).split()[0])
+    differences = []
+    for seed in seeds:
+        shape, config, _ = settings(base, size, seed)
+        losses = []
+        for own_shape, own in ((shape, config), (replace(shape, **(model or {})),
+                                                 replace(config, **(training_changes or {})))):
+            runtime.seed_everything(seed)
+            short = replace(own, steps=steps, warmup_steps=min(own.warmup_steps, steps // 2), eval_every=steps)
+            losses.append(measured(GPT(own_shape), short, train_ids, validation_ids)[0])
+        differences.append(losses[1] - losses[0])
+    return differences
+
+
+def rows(size="laptop", folder=FOLDER, prefix=""):
+    """One dictionary for each attempt with two or more recorded seeds: what, why, steps, mean loss, half its 95 %
+    interval, share of today's time; against its base: gain in nats, half its 95 % interval, p and verdict."""
+    table = []
+    for name, attempt in ATTEMPTS.items():
+        losses, before = ([run["loss"] for run in runs_of(each, size, folder, prefix).values()] if each else []
+                          for each in (name, attempt.base))
+        if len(losses) < 2:
+            continue
+        mean, half = speedrun_results.mean_interval(losses)
+        row = {"attempt": name, "discipline": attempt.discipline, "kind": attempt.kind, "what": attempt.what,
+               "why": attempt.why, "steps": settings(name, size, 0)[1].steps, "seeds": len(losses), "loss": mean,
+               "interval": half, "time share": time_share(name, size, folder)}
+        if len(before) >= 2:
+            difference, width = speedrun_results.difference_interval(losses, before)
+            row |= {"gain": -difference, "gain interval": width, "p": speedrun_results.p_lower(losses, before),
+                    "verdict": speedrun_results.verdict(difference, width)}
+        table.append(row)
+    return table
+
+
+def main(arguments=None):
+    """The command line. Returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--attempts", nargs="+", choices=ATTEMPTS, default=list(ATTEMPTS), metavar="NAME", help="default: all")
+    add("--seeds", nargs="+", type=int, default=list(SEEDS), help="the seeds to run (default: 0 to 9)")
+    add("--size", choices=RECIPES, default="laptop", help="smoke only rehearses (default: laptop)")
+    add("--jobs", type=int, default=1, help="runs at a time; with more than one, each uses one thread (default: 1)")
+    for option, text in (("list", "list the attempts"), ("clock", "time the steps in turns"),
+                         ("final", "measure FINAL on the test set"), ("table", "only print the table")):
+        add(f"--{option}", action="store_true", help=text)
+    add("--folder", type=Path, default=FOLDER, help="the folder of the records (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    size, folder = options.size, options.folder
+    if options.list:
+        for name in options.attempts:
+            print(f"{name:28} {ATTEMPTS[name].what} (seeds recorded: {sorted(runs_of(name, size, folder))})")
+        return 0
+    if options.clock:
+        clock(options.attempts, size, folder)
+    elif options.final:  # one at a time, on all cores: their seconds are recorded
+        record(FINAL, size, options.seeds, folder=folder, on_test_set=True)
+    elif not options.table:
+        record(options.attempts, size, options.seeds, options.jobs, folder)
+        if untimed := [name for name in options.attempts if time_share(name, size, folder) is None]:
+            clock(untimed, size, folder)
+    for row in rows(size, folder, "final_" if options.final else ""):
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                        for key, value in row.items() if key not in ("what", "why")))
+    if options.final:
+        book = the_book(size)
+        print(ngrams.kneser_ney_losses(*book.split(), book.tokenizer.vocab_size))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The speedrun: records continue, lapse with their settings, and are judged by Student's t-distribution."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import corpus
+from helpers.course import speedrun, speedrun_results
+from helpers.model import GPT, GPTConfig
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A short text instead of the book."""
+    book = corpus.load_text("data/voyage.txt", "course", title="a short book")
+    monkeypatch.setattr(corpus, "load_gulliver", lambda tokenizer: book)
+    halves = lambda ids: (ids[: len(ids) // 2], ids[len(ids) // 2 :])  # noqa: E731
+    monkeypatch.setattr(corpus, "split_validation", halves, raising=False)
+
+
+def test_a_stopped_program_continues_and_a_changed_attempt_starts_again(quick, tmp_path, monkeypatch):
+    speedrun.record(["today"], "smoke", [0], folder=tmp_path)
+    first = speedrun.runs_of("today", "smoke", tmp_path)
+    first[0]["loss"] = 123.0  # would be lost if seed 0 ran again
+    path = speedrun.path_of("today", "smoke", tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "runs": {"0": first[0]}}))
+    speedrun.record(["today"], "smoke", [0, 1], folder=tmp_path)
+    runs = speedrun.runs_of("today", "smoke", tmp_path)
+    assert runs[0]["loss"] == 123.0 and 5 < runs[1]["loss"] < 10
+    changed = replace(speedrun.ATTEMPTS["today"], training={"learning_rate": 1.0})
+    monkeypatch.setitem(speedrun.ATTEMPTS, "today", changed)
+    assert speedrun.runs_of("today", "smoke", tmp_path) == {}
+
+
+def test_changes_add_up_along_the_bases():
+    config = speedrun.settings("muon", "laptop", 3)[1]
+    assert (config.optimizer, config.decay, config.final_share, config.steps, config.seed) == (
+        "muon", "linear", 0.0, 170, 3)
+
+
+def test_the_clock_gives_ratios_to_today(quick, tmp_path, monkeypatch):
+    now, cost = [0.0], {"today": 2.0, "muon": 3.0}
+    monkeypatch.setattr(speedrun.time, "perf_counter", lambda: now[0])
+
+    def stepper(name, size, train_ids):
+        def step():
+            now[0] += cost[name]
+        return step
+
+    monkeypatch.setattr(speedrun, "stepper", stepper)
+    speedrun.clock(["muon"], "smoke", tmp_path, rounds=3, steps=2)
+    assert speedrun.time_share("muon", "smoke", tmp_path) == pytest.approx(0.75)
+    assert speedrun.time_share("shuffled epochs", "smoke", tmp_path) is None
+    cost["shuffled epochs"] = 1.0
+    speedrun.clock(["shuffled epochs"], "smoke", tmp_path, rounds=3, steps=2)
+    assert speedrun.time_share("shuffled epochs", "smoke", tmp_path) == pytest.approx(0.5)
+    assert speedrun.time_share("muon", "smoke", tmp_path) == pytest.approx(0.75)  # kept
+
+
+def test_a_step_of_the_clock_trains(quick):
+    torch.manual_seed(0)
+    ids = corpus.load_gulliver("course").split()[0]
+    speedrun.stepper("muon", "smoke", ids)()
+
+
+def test_the_statistics_agree_with_students_tables():
+    assert speedrun_results.quantile(0.975, 9) == pytest.approx(2.262157, abs=1e-4)
+    assert speedrun_results.quantile(0.999, 9) == pytest.approx(4.296806, abs=1e-4)
+    assert speedrun_results.tail(1.0, 1) == pytest.approx(0.25, abs=1e-6)
+    assert speedrun_results.tail(-1.0, 1) == pytest.approx(0.75, abs=1e-6)
+    assert speedrun_results.p_below([1, 2, 3], 2) == pytest.approx(0.5)
+    difference, error, freedom = speedrun_results.welch([1, 2, 3], [2, 4, 6])
+    assert (difference, error) == pytest.approx((-2, (5 / 3) ** 0.5)) and freedom == pytest.approx(50 / 17)
+
+
+def test_the_three_verdicts():
+    assert speedrun_results.judge_pairs([0.1, 0.11, 0.12]) == "worse"
+    assert speedrun_results.judge_pairs([-0.1, -0.11, -0.12]) == "better"
+    assert speedrun_results.judge_pairs([-0.1, 0.0, 0.1]) == "inconclusive: would have seen a difference of 0.248 nats"
+
+
+def test_final_runs_are_read_apart(quick, tmp_path):
+    speedrun.record(["today"], "smoke", [0, 1], folder=tmp_path, on_test_set=True)
+    assert speedrun.rows("smoke", tmp_path) == []
+    assert [row["seeds"] for row in speedrun.rows("smoke", tmp_path, "final_")] == [2]
+
+
+def judged(monkeypatch, losses, times):
+    """Recorded losses and time quartiles from dictionaries instead of files."""
+    monkeypatch.setattr(speedrun, "losses_of", lambda name, *where: losses[name])
+    monkeypatch.setattr(speedrun, "time_quartiles", lambda name, *where: times[name])
+
+
+@pytest.mark.parametrize("gain, share, expected", [(0.2, 1.0, True), (0.0, 1.0, False), (0.2, 1.1, False)])
+def test_a_distance_record_is_better_in_no_more_time(monkeypatch, gain, share, expected):
+    monkeypatch.setitem(speedrun.ATTEMPTS, "muon", replace(speedrun.ATTEMPTS["muon"], discipline="distance"))
+    today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
+    judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
+           {"today": [1.0, 1.0, 1.0], "muon": [share, share, share]})
+    assert speedrun.is_record("muon") is expected
+    assert speedrun.target() == 5.01
+
+
+@pytest.mark.parametrize("gain, share, expected", [(0.1, 0.5, True), (-0.1, 0.5, False), (0.1, 1.0, False)])
+def test_a_sprint_record_reaches_the_target_sooner(monkeypatch, gain, share, expected):
+    monkeypatch.setitem(speedrun.ATTEMPTS, "muon", replace(speedrun.ATTEMPTS["muon"], discipline="sprint"))
+    today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
+    judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
+           {"today": [1.0, 0.98, 1.02], "muon": [share, share - 0.01, share + 0.01]})
+    assert speedrun.is_record("muon") is expected
+
+
+def test_trying_no_change_gives_no_difference_and_another_rate_does(quick):
+    assert speedrun.try_change(seeds=[0], steps=2, size="smoke") == [0.0]
+    assert speedrun.try_change({}, {"learning_rate": 0.1}, [0], 2, size="smoke")[0] != 0.0
+
+
+def test_embeddings_from_counts_are_as_large_as_random_ones_and_alike_for_like_neighbours():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=30, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    before = model.transformer.wte.weight.std().item()
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(0, 10, (20_000,), generator=generator)
+    second = torch.randint(10, 30, (20_000,), generator=generator)
+    second[first < 2] = 10 + second[first < 2] % 3  # after tokens 0 and 1 come others than after the rest
+    speedrun.start_from_counts(model, torch.stack([first, second], dim=1).flatten())
+    vectors = torch.nn.functional.normalize(model.transformer.wte.weight.detach(), dim=1)
+    assert model.transformer.wte.weight.std().item() == pytest.approx(before, rel=1e-4)
+    assert vectors[0] @ vectors[1] > 0.7 > 0.3 > vectors[0] @ vectors[5]
+    assert model.lm_head.weight is model.transformer.wte.weight
