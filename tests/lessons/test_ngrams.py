@@ -85,3 +85,30 @@ def test_tuned_discounts_are_those_of_the_training_set_and_no_worse_than_neys():
     assert ngrams.kneser_ney_losses(train, test, 9)["Kneser-Ney trigram"] == pytest.approx(loss)
     with pytest.raises(ValueError, match="at least 40"):
         ngrams.kneser_ney_losses(train[:39], test, 9)
+
+
+@pytest.mark.parametrize("discounts", [(0.01, 0.3, 0.9), (1.0, 1.0, 1.0)])
+def test_with_any_discounts_the_probabilities_sum_to_one(discounts):
+    train = torch.randint(5, (150,), generator=torch.Generator().manual_seed(2))
+    for u, v in ((0, 1), (4, 4), (6, 1), (6, 6)):  # 6 never occurs
+        texts = [[u, v, w] for w in range(7)]
+        assert sum(ngrams.trigram_probabilities(train, text, 7, discounts)[0] for text in texts) == pytest.approx(1)
+
+
+def test_the_bigram_model_counts_pairs_and_not_their_contexts():
+    """The text 0 1 0 1 0 2 with V = 3 and discounts 1/2: after 0 come 1 twice and 2 once.
+
+    Tokens by the different tokens before them: 0 after 1; 1 after 0; 2 after 0: one each of three, so P(1) = 1/3.
+    P(1 | 0) = (2 - 1/2) / 3 + (1/2 * 2 / 3) * 1/3 = 1/2 + 1/9 = 11/18.
+    """
+    counts = ngrams.tables(torch.tensor([0, 1, 0, 1, 0, 2]), 3, 2)
+    found = ngrams.looked_up(counts, [0, 1], 3)
+    assert ngrams.interpolated(found, (0.5, 0.5), 3) == pytest.approx([11 / 18])
+
+
+def test_on_the_book_kneser_ney_beats_plain_interpolation(real_files):
+    book = corpus.load_gulliver("course")
+    (train, test), V = book.split(), book.tokenizer.vocab_size
+    losses, plain = ngrams.kneser_ney_losses(train, test, V), corpus.ngram_losses(train, test, V)
+    assert losses["Kneser-Ney trigram"] < losses["Kneser-Ney bigram"] - 0.1 < plain["bigram"] - 0.1
+    assert losses["Kneser-Ney trigram"] <= ngrams.trigram_loss(train, test, V)
