@@ -45,6 +45,7 @@ RECIPES = {
         training.TrainConfig(steps=500, batch_size=16, context=128, learning_rate=3e-3, warmup_steps=50)),
 }
 
+
 @torch.no_grad()
 def start_from_counts(model, train_ids):
     """Gives a new model token embeddings that are computed from counts, about as large as random ones.
@@ -186,10 +187,11 @@ def trained(name, size, seed, train_ids, measured_ids):
     }
 
 
-def the_book(size):
-    """The track's book. Raises ValueError for the stand-in text, whose losses would mean something else."""
+def the_book(size, may_stand_in=False):
+    """The track's book. Raises ValueError for the stand-in text, whose losses would mean something else, unless it
+    may stand in, as it may where two recipes are compared and nothing is recorded."""
     book = corpus.load_gulliver(RECIPES[size].tokenizer)
-    if book.is_stand_in:
+    if book.is_stand_in and not may_stand_in:
         raise ValueError("The speedrun needs Gulliver's Travels, which could not be downloaded: connect and try again.")
     return book
 
@@ -316,14 +318,14 @@ def target(size="laptop", folder=FOLDER):
     return math.ceil(round(100 * statistics.mean(losses_of("today", size, folder)), 6)) / 100
 
 
-def is_record(name, before="today", size="laptop", folder=FOLDER):
+def is_record(name, size="laptop", folder=FOLDER):
     """Whether an attempt beats the record before it: at least 10 seeds each, and p < 0.001 in a one-sided test.
 
-    A sprint's mean loss lies below the target, and its time's upper quartile below the lower one of `before`. A
-    distance's loss lies below that of `before`, in at most today's time.
+    A sprint's mean loss lies below the target, and its time's upper quartile below the lower one of the record before.
+    A distance's loss lies below that of the record before, in at most today's time.
     """
-    losses, old = losses_of(name, size, folder), losses_of(before, size, folder)
-    times, old_times = time_quartiles(name, size, folder), time_quartiles(before, size, folder)
+    losses, old = (losses_of(each, size, folder) for each in (name, before(name)))
+    times, old_times = (time_quartiles(each, size, folder) for each in (name, before(name)))
     if min(len(losses), len(old)) < len(SEEDS) or not (times and old_times):
         return False
     if ATTEMPTS[name].discipline == "sprint":
@@ -332,41 +334,57 @@ def is_record(name, before="today", size="laptop", folder=FOLDER):
     return speedrun_results.p_lower(losses, old) < speedrun_results.LEVEL and times[0] <= 1.0
 
 
-def try_change(model=None, training_changes=None, seeds=range(5), steps=100, base="today", size="laptop"):
+def try_change(model=None, training_changes=None, seeds=range(5), steps=100, base="today", size="laptop", start=None):
     """Trains base and changed recipe with the same seeds on fewer steps. Returns loss changed - loss base, one a seed.
 
-    model, training_changes: fields of GPTConfig and TrainConfig that differ from the attempt named base.
+    model, training_changes: fields of GPTConfig and TrainConfig that differ from the attempt named base. start: a name
+    in STARTS, or None for the base's. Without the book, the stand-in text is used.
     """
-    train_ids, validation_ids = corpus.split_validation(the_book(size).split()[0])
+    train_ids, validation_ids = corpus.split_validation(the_book(size, may_stand_in=True).split()[0])
     differences = []
     for seed in seeds:
-        shape, config, _ = settings(base, size, seed)
+        shape, config, base_start = settings(base, size, seed)
         losses = []
-        for own_shape, own in ((shape, config), (replace(shape, **(model or {})),
-                                                 replace(config, **(training_changes or {})))):
+        for own_shape, own, begin in ((shape, config, base_start),
+                                      (replace(shape, **(model or {})), replace(config, **(training_changes or {})),
+                                       start or base_start)):
             runtime.seed_everything(seed)
             short = replace(own, steps=steps, warmup_steps=min(own.warmup_steps, steps // 2), eval_every=steps)
-            losses.append(measured(GPT(own_shape), short, train_ids, validation_ids)[0])
+            new = GPT(own_shape)
+            if begin:
+                STARTS[begin](new, train_ids)
+            losses.append(measured(new, short, train_ids, validation_ids)[0])
         differences.append(losses[1] - losses[0])
     return differences
 
 
+def before(name):
+    """The attempt that a record must beat: its base where that is of the same discipline, else today's recipe."""
+    attempt = ATTEMPTS[name]
+    is_same = attempt.base and ATTEMPTS[attempt.base].discipline == attempt.discipline
+    return attempt.base if is_same else "today"
+
+
 def rows(size="laptop", folder=FOLDER, prefix=""):
     """One dictionary for each attempt with two or more recorded seeds: what, why, steps, mean loss, half its 95 %
-    interval, share of today's time; against its base: gain in nats, half its 95 % interval, p and verdict."""
+    interval, share of today's time; against its base (with a prefix: today's recipe): gain in nats, half its 95 %
+    interval, p and verdict; of a sprint also p against the target."""
     table = []
     for name, attempt in ATTEMPTS.items():
-        losses, before = ([run["loss"] for run in runs_of(each, size, folder, prefix).values()] if each else []
-                          for each in (name, attempt.base))
+        base = attempt.base and ("today" if prefix else attempt.base)
+        losses, old = ([run["loss"] for run in runs_of(each, size, folder, prefix).values()] if each else []
+                       for each in (name, base))
         if len(losses) < 2:
             continue
         mean, half = speedrun_results.mean_interval(losses)
         row = {"attempt": name, "discipline": attempt.discipline, "kind": attempt.kind, "what": attempt.what,
                "why": attempt.why, "steps": settings(name, size, 0)[1].steps, "seeds": len(losses), "loss": mean,
                "interval": half, "time share": time_share(name, size, folder)}
-        if len(before) >= 2:
-            difference, width = speedrun_results.difference_interval(losses, before)
-            row |= {"gain": -difference, "gain interval": width, "p": speedrun_results.p_lower(losses, before),
+        if not prefix and attempt.base and attempt.discipline == "sprint" and losses_of("today", size, folder):
+            row["p target"] = speedrun_results.p_below(losses, target(size, folder))
+        if len(old) >= 2:
+            difference, width = speedrun_results.difference_interval(losses, old)
+            row |= {"gain": -difference, "gain interval": width, "p": speedrun_results.p_lower(losses, old),
                     "verdict": speedrun_results.verdict(difference, width)}
         table.append(row)
     return table

@@ -6,6 +6,8 @@ import statistics
 import matplotlib.pyplot as plt
 import numpy as np
 
+from helpers.course import figures
+
 LEVEL = 0.001  # a record's p-value lies below this
 
 
@@ -71,13 +73,24 @@ def judge_pairs(differences):
 
 
 def plot_staircase(rows, title):
-    """The records (rows of speedrun.rows) as a staircase of validation losses with 95 % intervals. title: what it
-    shows. Returns the axes."""
-    records = [row for row in rows if row["kind"] == "record"]
-    places = range(len(records))
-    axes = plt.subplots(figsize=(9, 4), layout="constrained")[1]
-    axes.step(places, [row["loss"] for row in records], where="mid", color="0.7")
-    axes.errorbar(places, [row["loss"] for row in records], [row["interval"] for row in records], fmt="o", capsize=3)
-    axes.set_xticks(places, [row["attempt"] for row in records], rotation=30, ha="right")
-    axes.set(ylabel="validation loss (nats per token)", title=title)
-    return axes
+    """The records (rows of speedrun.rows) as two staircases that begin at today's recipe: the sprint's share of today's
+    time, and the distance's validation loss with its 95 % interval. title: what they show. Returns both axes."""
+    today = [row for row in rows if row["attempt"] == "today"]
+    panels = figures.new_figure(columns=2, width=14, height=5.6)
+    for axes, discipline in zip(panels, ("sprint", "distance")):
+        steps = today + [row for row in rows if (row["kind"], row["discipline"]) == ("record", discipline)
+                         and row not in today]
+        if discipline == "sprint":  # an attempt whose steps were not timed has no height
+            steps = [row for row in steps if row["time share"] is not None]
+            heights, spread = [100 * row["time share"] for row in steps], None
+        else:
+            heights, spread = [row["loss"] for row in steps], [row["interval"] for row in steps]
+        axes.step(range(len(steps)), heights, where="mid", color=figures.GREY, linewidth=2)
+        axes.errorbar(range(len(steps)), heights, spread, fmt="o", color=figures.BLUE, markersize=9, capsize=5)
+        axes.set_xticks(range(len(steps)), [row["attempt"] for row in steps], rotation=30, ha="right")
+        axes.set_ylim(0 if discipline == "sprint" else None)
+        unit = "time to the target (% of today's)" if discipline == "sprint" else "validation loss (nats per token)"
+        figures.finish(axes, discipline.capitalize(), None, unit)
+    figures.headline(panels[0].figure, title)
+    plt.show()
+    return panels

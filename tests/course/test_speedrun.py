@@ -96,6 +96,7 @@ def judged(monkeypatch, losses, times):
 @pytest.mark.parametrize("gain, share, expected", [(0.2, 1.0, True), (0.0, 1.0, False), (0.2, 1.1, False)])
 def test_a_distance_record_is_better_in_no_more_time(monkeypatch, gain, share, expected):
     monkeypatch.setitem(speedrun.ATTEMPTS, "muon", replace(speedrun.ATTEMPTS["muon"], discipline="distance"))
+    monkeypatch.setattr(speedrun, "before", lambda name: "today")
     today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
     judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
            {"today": [1.0, 1.0, 1.0], "muon": [share, share, share]})
@@ -105,7 +106,7 @@ def test_a_distance_record_is_better_in_no_more_time(monkeypatch, gain, share, e
 
 @pytest.mark.parametrize("gain, share, expected", [(0.1, 0.5, True), (-0.1, 0.5, False), (0.1, 1.0, False)])
 def test_a_sprint_record_reaches_the_target_sooner(monkeypatch, gain, share, expected):
-    monkeypatch.setitem(speedrun.ATTEMPTS, "muon", replace(speedrun.ATTEMPTS["muon"], discipline="sprint"))
+    monkeypatch.setattr(speedrun, "before", lambda name: "today")
     today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
     judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
            {"today": [1.0, 0.98, 1.02], "muon": [share, share - 0.01, share + 0.01]})
@@ -130,3 +131,26 @@ def test_embeddings_from_counts_are_as_large_as_random_ones_and_alike_for_like_n
     assert model.transformer.wte.weight.std().item() == pytest.approx(before, rel=1e-4)
     assert vectors[0] @ vectors[1] > 0.7 > 0.3 > vectors[0] @ vectors[5]
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_record_must_beat_the_one_before_it_in_its_own_discipline():
+    assert speedrun.before("all its time") == "today"  # its base is a sprint
+    assert speedrun.before("noise") == "strong decay" and speedrun.before("muon") == "shuffled epochs"
+
+
+def test_the_rows_of_a_sprint_have_a_p_value_against_the_target(quick, tmp_path):
+    speedrun.record(["today", "muon", "noise"], "smoke", [0, 1], folder=tmp_path)
+    rows = {row["attempt"]: row for row in speedrun.rows("smoke", tmp_path)}
+    assert 0 <= rows["muon"]["p target"] <= 1 and "gain" not in rows["muon"]  # its base is not recorded
+    assert "p target" not in rows["noise"] and "p target" not in rows["today"]
+    axes = speedrun_results.plot_staircase(list(rows.values()), "two staircases")
+    labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in axes]
+    assert labels == [[], ["today", "noise"]]  # the sprint was not timed
+
+
+def test_a_change_is_tried_with_paired_seeds(quick):
+    unchanged = speedrun.try_change(seeds=range(2), steps=2, size="smoke")
+    assert unchanged == [0.0, 0.0]
+    changed = speedrun.try_change(training_changes={"learning_rate": 0.1}, seeds=range(2), steps=2, size="smoke")
+    started = speedrun.try_change(start="counts", seeds=range(2), steps=2, size="smoke")
+    assert 0.0 not in changed and 0.0 not in started
