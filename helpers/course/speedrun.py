@@ -97,11 +97,11 @@ ATTEMPTS = {
         "sprint", "Muon for the blocks' matrices, linear decay to 0, a shorter warm-up",
         "each direction of an update gets the same length, so rare directions are learned as fast as frequent ones",
         base="shuffled epochs", training={"optimizer": "muon", "learning_rate": 0.02, "warmup_steps": 10,
-                                          "decay": "linear", "final_share": 0.0, "steps": 170}),
+                                          "decay": "linear", "final_share": 0.0, "steps": 185}),
     "embeddings from counts": Attempt(
         "sprint", "token embeddings that start from counted neighbours",
         "tokens with similar neighbours begin with similar vectors", base="muon", start="counts",
-        training={"steps": 115}),
+        training={"steps": 130}),
     "all its time": Attempt(
         "distance", "Muon and shuffled epochs for as long as the old recipe",
         "the same changes, with more steps", base="muon", training={"steps": 470}),
@@ -128,7 +128,7 @@ ATTEMPTS = {
         start="counts"),
     "half batches": Attempt(
         "sprint", "batches of 8 windows, twice as many steps", "more updates for the same tokens", base="muon",
-        kind="negative", training={"batch_size": 8, "steps": 340}),
+        kind="negative", training={"batch_size": 8, "steps": 370}),
     "wider and flatter": Attempt(
         "sprint", "2 blocks of width 192 instead of 4 of width 128", "fewer, larger products", base="muon",
         kind="negative", model={"n_layer": 2, "n_embd": 192, "n_head": 6}),
@@ -263,6 +263,7 @@ def clock(names, size="laptop", folder=FOLDER, rounds=ROUNDS, steps=STEPS_PER_RO
             for _ in range(steps):
                 step()
             seconds[name].append((time.perf_counter() - start) / steps)
+    before_training = {name: start_seconds(name, size, train_ids) for name in names}
     path = Path(folder) / "clock.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"attempts": {}}
     for name in names:
@@ -270,9 +271,21 @@ def clock(names, size="laptop", folder=FOLDER, rounds=ROUNDS, steps=STEPS_PER_RO
         low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         results["attempts"][name] = {**describe(name, size), "ratio": median, "quartiles": [low, high],
                                      "seconds": statistics.median(seconds[name][1:]), "rounds": rounds,
+                                     "start_seconds": before_training[name],
+                                     "today_seconds": statistics.median(seconds["today"][1:]),
                                      "machine": experiments.machine("cpu")}
     timing.write_json(path, results)
     return results
+
+
+def start_seconds(name, size, train_ids):
+    """What an attempt's start takes before the first step, in seconds: the median of three; 0 without one."""
+    start, readings = settings(name, size, 0)[2], []
+    for _ in range(3 if start else 0):
+        model, began = GPT(settings(name, size, 0)[0]), time.perf_counter()
+        STARTS[start](model, train_ids)
+        readings.append(time.perf_counter() - began)
+    return statistics.median(readings) if readings else 0.0
 
 
 def stepper(name, size, train_ids):
@@ -292,14 +305,15 @@ def stepper(name, size, train_ids):
 
 
 def time_quartiles(name, size="laptop", folder=FOLDER):
-    """An attempt's time as a share of today's, steps x seconds per step: median, lower and upper quartile over the
-    clock's rounds. None unless its clock is recorded."""
+    """An attempt's time as a share of today's, steps x seconds per step and what its start takes: median, lower and
+    upper quartile over the clock's rounds. None unless its clock is recorded."""
     path = Path(folder) / "clock.json"
     saved = json.loads(path.read_text(encoding="utf-8"))["attempts"].get(name, {}) if path.is_file() else {}
     if any(saved.get(key) != value for key, value in describe(name, size).items()):
         return None
-    steps = saved["training"]["steps"] / settings("today", size, 0)[1].steps
-    return [steps * ratio for ratio in (saved["ratio"], *saved["quartiles"])]
+    today = settings("today", size, 0)[1].steps
+    start = saved["start_seconds"] / (today * saved["today_seconds"])
+    return [saved["training"]["steps"] / today * ratio + start for ratio in (saved["ratio"], *saved["quartiles"])]
 
 
 def time_share(name, size="laptop", folder=FOLDER):

@@ -37,7 +37,7 @@ def test_a_stopped_program_continues_and_a_changed_attempt_starts_again(quick, t
 def test_changes_add_up_along_the_bases():
     config = speedrun.settings("muon", "laptop", 3)[1]
     assert (config.optimizer, config.decay, config.final_share, config.steps, config.seed) == (
-        "muon", "linear", 0.0, 170, 3)
+        "muon", "linear", 0.0, 185, 3)
 
 
 def test_the_clock_gives_ratios_to_today(quick, tmp_path, monkeypatch):
@@ -59,6 +59,19 @@ def test_the_clock_gives_ratios_to_today(quick, tmp_path, monkeypatch):
     assert speedrun.time_share("muon", "smoke", tmp_path) == pytest.approx(0.75)  # kept
 
 
+def test_the_clock_counts_what_is_computed_before_the_training(quick, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(speedrun.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speedrun, "stepper", lambda *given: lambda: now.__setitem__(0, now[0] + 1.0))
+    monkeypatch.setitem(speedrun.STARTS, "counts", lambda *given: now.__setitem__(0, now[0] + 5.0))
+    names = ["muon", "embeddings from counts"]
+    speedrun.clock(names, "smoke", tmp_path, rounds=3, steps=2)
+    plain, counted = (speedrun.time_share(name, "smoke", tmp_path) for name in names)
+    steps = [speedrun.settings(name, "smoke", 0)[1].steps for name in ("today", *names)]
+    assert plain == pytest.approx(steps[1] / steps[0])
+    assert counted == pytest.approx(steps[2] / steps[0] + 5.0 / (steps[0] * 1.0))
+
+
 def test_a_step_of_the_clock_trains(quick):
     torch.manual_seed(0)
     ids = corpus.load_gulliver("course").split()[0]
@@ -78,7 +91,8 @@ def test_the_statistics_agree_with_students_tables():
 def test_the_three_verdicts():
     assert speedrun_results.judge_pairs([0.1, 0.11, 0.12]) == "worse"
     assert speedrun_results.judge_pairs([-0.1, -0.11, -0.12]) == "better"
-    assert speedrun_results.judge_pairs([-0.1, 0.0, 0.1]) == "inconclusive: would have seen a difference of 0.248 nats"
+    assert speedrun_results.judge_pairs([-0.1, 0.0, 0.1]) == (
+        "inconclusive: 0.355 nats would have been seen in 4 of 5 experiments")
 
 
 def test_final_runs_are_read_apart(quick, tmp_path):
