@@ -27,7 +27,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import nn
@@ -35,16 +34,13 @@ from torch.nn import functional as F
 
 from benchmarks.workers import ANSWER
 from helpers import corpus, training
-from helpers.course import experiments, recipes
+from helpers.course import experiments, recipes, speedrun
 from helpers.machine import runtime, timing
 from helpers.model import GPT, GPTConfig
 from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPE = GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4)  # of the laptop size
-TODAY = TrainConfig(  # the recipe of the laptop size before the speedrun
-    steps=500, batch_size=16, context=128, learning_rate=3e-3, warmup_steps=50, final_share=0.1, decay="cosine",
-    decay_share=1.0, weight_decay=0.1, optimizer="adamw", clip_norm=1.0)
+SHAPE, TODAY = (getattr(speedrun.RECIPES["laptop"], name) for name in ("model", "training"))  # before the speedrun
 RATES = (5e-4, 1e-3, 2e-3, 3e-3, 5e-3)  # that "hf_tuned" tries
 TUNING_SEED = 100
 PACE_STEPS, PACE_ROUNDS = 60, 3
@@ -57,15 +53,14 @@ class Peer:
     """One arm.
 
     label: its name in the table. model, training: a GPT of the course and its TrainConfig; training is None for
-    transformers' Trainer. changes: names in experiments.CHANGES. betas: AdamW's, if not the course's. biases: whether
-    biases are trained; if not, they stay 0. rates: the learning rates to choose from on the validation set.
+    transformers' Trainer. changes: names in experiments.CHANGES. biases: whether biases are trained; if not, they
+    stay 0. rates: the learning rates to choose from on the validation set.
     """
 
     label: str
     model: GPTConfig = SHAPE
     training: TrainConfig | None = None
     changes: tuple = ()
-    betas: tuple = ()
     biases: bool = True
     rates: tuple = ()
 
@@ -86,8 +81,8 @@ def peers():
         "today": Peer("the course's earlier recipe", SHAPE, TODAY),
         "nanogpt": Peer(
             "nanoGPT's settings for a laptop", replace(SHAPE, n_positions=64, dropout=0.0),
-            replace(TODAY, steps=2000, batch_size=12, context=64, learning_rate=1e-3, warmup_steps=100),
-            betas=(0.9, 0.99), biases=False),
+            replace(TODAY, steps=2000, batch_size=12, context=64, learning_rate=1e-3, warmup_steps=100,
+                    beta2=0.99), biases=False),
         "lectures": Peer("the lectures' recipe", SHAPE, replace(TODAY, **experiments.CONSTANT),
                          changes=tuple(experiments.CHANGES)),
         "hf_trainer": Peer("Hugging Face's Trainer, default settings", SHAPE),
@@ -135,16 +130,9 @@ def train_course(peer, train_ids, validation_ids, steps, seed):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.endswith("bias"))
 
-    def make_optimizer(model, config, make=training.make_optimizer):
-        optimizer = make(model, config)
-        for group in optimizer.param_groups if peer.betas else ():
-            group["betas"] = peer.betas
-        return optimizer
-
     clock = Clock(model)
     config = replace(stretched(peer.training, steps), seed=seed)
-    with mock.patch.object(training, "make_optimizer", make_optimizer):
-        training.train(model, train_ids, validation_ids, config, progress=False)
+    training.train(model, train_ids, validation_ids, config, progress=False)
     return model, clock.stop()
 
 

@@ -112,17 +112,17 @@ class Together:
             optimizer.load_state_dict(own)
 
 
-def muon_and_adamw(model, learning_rate, weight_decay=0.1, embedding_decay=0.0):
+def muon_and_adamw(model, config):
     """Muon for the matrices of a GPT's blocks, AdamW for its embeddings, biases and LayerNorms.
 
     c_attn holds three matrices, Q, K and V. Each is orthogonalised on its own: together, the large gradient of V would
-    leave little of the update for Q and K. weight_decay: of the blocks' matrices; embedding_decay: of the embeddings.
+    leave little of the update for Q and K. config: a TrainConfig; its weight_decay is that of the blocks' matrices.
     """
     matrices = {name: p for name, p in model.transformer.h.named_parameters() if p.ndim == 2}
     groups = [{"params": [p for name, p in matrices.items() if name.endswith(f"{matrix}.weight")],
                "parts": 3 if matrix == "c_attn" else 1} for matrix in ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj")]
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices.values())]
-    adamw = torch.optim.AdamW([{"params": [p for p in others if p.ndim == 2], "weight_decay": embedding_decay},
+    adamw = torch.optim.AdamW([{"params": [p for p in others if p.ndim == 2], "weight_decay": config.embedding_decay},
                                {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}],
-                              lr=learning_rate, betas=(0.9, 0.95), fused=True)
-    return Together(Muon(groups, learning_rate, weight_decay=weight_decay), adamw)
+                              lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    return Together(Muon(groups, config.learning_rate, weight_decay=config.weight_decay), adamw)

@@ -40,6 +40,7 @@ class TrainConfig:
     optimizer: str = "adamw"  # or "muon" for the blocks' matrices and AdamW for the rest (helpers/muon.py)
     sampling: str = "random"  # how batches are drawn: "random" windows, or "epochs", in which each window comes once
     noise: float = 0.0  # the share of the input tokens that random tokens replace; the targets stay as they are
+    beta2: float = 0.95  # of AdamW: the share that its running mean of squared gradients keeps in each step
     clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down
     eval_every: int = 100  # steps between two measurements of the validation loss (and two checkpoints)
     eval_tokens: int = 50_000  # how many validation tokens are measured at most
@@ -62,11 +63,10 @@ class TrainConfig:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"TrainConfig({name}={value!r}): expected one of {', '.join(allowed)}.")
-        if not 0 <= self.noise < 1:
-            raise ValueError(f"TrainConfig(noise={self.noise!r}): expected a share of at least 0 and below 1.")
+        if not (0 <= self.noise < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"TrainConfig(noise={self.noise!r}, beta2={self.beta2!r}): expected shares from 0 to 1.")
         if not self.learning_rate > 0:
-            raise ValueError(f"TrainConfig(learning_rate={self.learning_rate!r}): expected a number above 0, such as "
-                             "6e-4.")
+            raise ValueError(f"TrainConfig(learning_rate={self.learning_rate!r}): expected a number above 0, as 6e-4.")
 
     def learning_rate_at(self, step):
         """The learning-rate schedule: the rate of a step, counted from 0."""
@@ -81,11 +81,11 @@ class TrainConfig:
 def make_optimizer(model, config):
     """AdamW in one fused kernel. Weight decay acts on matrices, not on biases and LayerNorms. Or Muon (muon.py)."""
     if config.optimizer == "muon":
-        return muon.muon_and_adamw(model, config.learning_rate, config.weight_decay, config.embedding_decay)
+        return muon.muon_and_adamw(model, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
 
 
 def make_scaler(device, config):

@@ -12,7 +12,6 @@ seed before any arm runs with the second. --size full trains Model 5 itself and 
 """
 
 import argparse
-import contextlib
 import datetime
 import functools
 import json
@@ -31,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from helpers import corpus, training
-from helpers.course import recipes, text_statistics
+from helpers.course import recipes, records, text_statistics
 from helpers.course.text_statistics import repeated_ngrams
 from helpers.generation import generate
 from helpers.machine import assets, checkpoints, kernels, runtime, timing
@@ -418,7 +417,7 @@ def recorded_runs(name, size, book, folder=FOLDER):
     """The recorded runs of an arm that are still valid: {seed: run}."""
     path = record_path(name, size, book, folder)
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    is_valid = all(saved.get(key) == value for key, value in describe(name, size, book).items())
+    is_valid = records.same_settings(saved, describe(name, size, book))
     return {int(seed): run for seed, run in saved.get("runs", {}).items()} if is_valid else {}
 
 
@@ -441,23 +440,32 @@ def run_named(name, size, seed, threads=None):
     return run(ARMS[name], corpus.load_gulliver(RECIPES[size].tokenizer), size, seed, runtime.best_device())
 
 
+def in_processes(function, calls, jobs):
+    """The results of function(*arguments) for each of calls, one after the other, as they are ready. With more than one
+    job so many run at a time, in processes of their own, and each is told threads=1."""
+    if jobs == 1 or not calls:
+        yield from (function(*arguments) for arguments in calls)
+        return
+    # "spawn", because torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        waiting = [pool.submit(function, *arguments, threads=1) for arguments in calls]
+        yield from (job.result() for job in waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def record(names, size="laptop", seeds=SEEDS, jobs=1, again=False, folder=FOLDER):
     """Runs the arms and seeds that are not recorded yet, seed by seed, and writes each run as soon as it is done."""
     book = corpus.load_gulliver(RECIPES[size].tokenizer)
     runs = {name: {} if again else recorded_runs(name, size, book, folder) for name in names}
     missing = [(name, seed) for seed in seeds for name in names if seed not in runs[name]]
-    with contextlib.ExitStack() as callbacks_at_exit:
-        if jobs > 1:  # "spawn", because torch's threads do not survive a fork
-            pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-            callbacks_at_exit.callback(pool.shutdown, cancel_futures=True)
-            results = (job.result for job in [pool.submit(run_named, name, size, seed, 1) for name, seed in missing])
-        else:
-            results = (functools.partial(run_named, name, size, seed) for name, seed in missing)
-        for number, ((name, seed), result) in enumerate(zip(missing, results), start=1):
-            runs[name][seed] = result()
-            write_record(name, size, book, runs[name], folder)
-            loss, seconds = runs[name][seed]["final"], runs[name][seed]["seconds"]
-            print(f"{number}/{len(missing)} {name}, seed {seed}: test loss {loss:.3f} ({seconds:.0f} s)", flush=True)
+    results = in_processes(run_named, [(name, size, seed) for name, seed in missing], jobs)
+    for number, ((name, seed), result) in enumerate(zip(missing, results), start=1):
+        runs[name][seed] = result
+        write_record(name, size, book, runs[name], folder)
+        loss, seconds = result["final"], result["seconds"]
+        print(f"{number}/{len(missing)} {name}, seed {seed}: test loss {loss:.3f} ({seconds:.0f} s)", flush=True)
 
 
 # --- reading the records ---------------------------------------------------------------------------------------------

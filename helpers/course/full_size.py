@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from helpers import corpus, training
-from helpers.course import experiments, text_statistics
+from helpers.course import experiments, records, text_statistics
 from helpers.machine import assets, checkpoints, kernels, parallel, runtime, timing
 from helpers.model import GPTConfig
 
@@ -145,13 +145,12 @@ def train(name, book, options, before, write):
 def still_valid(runs, size):
     """Those of the recorded runs that were trained by today's recipe: {name: results}."""
 
-    def recipe(name):
-        return asdict(settings(name, size, 1, "auto")[2])
+    def described(training):
+        ignored = {*checkpoints.MAY_CHANGE, "precision", "compile"} - {"steps"}
+        return {"training": {key: value for key, value in training.items() if key not in ignored}}
 
-    ignored = {*checkpoints.MAY_CHANGE, "precision", "compile"} - {"steps"}
-    return {name: run for name, run in runs.items()
-            if name in RUNS and all(run["training"].get(key) == value for key, value in recipe(name).items()
-                                    if key not in ignored)}
+    return {name: run for name, run in runs.items() if name in RUNS and records.same_settings(
+        described(run["training"]), described(asdict(settings(name, size, 1, "auto")[2])))}
 
 
 def begin_or_continue(results, path, size):

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 
 from helpers import circuits, training
+from helpers.course import records
 from helpers.machine import runtime, timing
 from helpers.model import GPT, GPTConfig
 
@@ -237,7 +238,7 @@ def as_recorded(growth):
 def recorded_runs(path, settings):
     """The runs in a record that were made with these settings: {name: run}. A missing file holds none."""
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return saved["runs"] if saved.get("settings") == settings else {}
+    return saved["runs"] if saved and records.same_settings(saved["settings"], settings) else {}
 
 
 def record(seeds=SEEDS, blocks=(2, 1), again=False, folder=timing.RECORDS, shape=SHAPE, recipe=RECIPE):

@@ -4,12 +4,32 @@
 """
 
 import statistics
+from dataclasses import asdict
 
 from helpers.machine import timing
+from helpers.model import GPTConfig
+from helpers.training import TrainConfig
 
 QUOTED_FROM = "https://github.com/HKUDS/LightRAG/issues/249"
 QUOTED_ERROR = ("Expected all tensors to be on the same device, but found at least two devices, cpu and cuda:0! (when "
                 "checking argument for argument index in method wrapper_CUDA__index_select)")
+
+
+def same_settings(saved, now):
+    """Whether what was recorded was made with the settings of now: a dictionary, in which "model" and "training" are
+    fields of a GPTConfig and a TrainConfig.
+
+    A field that did not exist yet when the record was made counts as its default, which changes nothing.
+    """
+    defaults = {"model": asdict(GPTConfig()), "training": asdict(TrainConfig())}
+
+    def completed(name, value):
+        known = saved.get(name)
+        if name not in defaults or not isinstance(known, dict):
+            return known
+        return {key: known.get(key, defaults[name][key]) for key in {**value, **known}}
+
+    return all(completed(name, value) == value for name, value in now.items())
 
 
 def origin(record):

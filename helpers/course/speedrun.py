@@ -11,24 +11,20 @@ the program at any time; it continues with what is missing. A record is valid wh
 """
 
 import argparse
-import contextlib
 import datetime
-import functools
 import itertools
 import json
 import math
-import multiprocessing
 import statistics
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from helpers import corpus, ngrams, training
-from helpers.course import experiments, recipes, speedrun_results
+from helpers.course import experiments, recipes, records, speedrun_results
 from helpers.machine import assets, runtime, timing
 from helpers.model import GPT, GPTConfig
 
@@ -225,7 +221,7 @@ def runs_of(name, size="laptop", folder=FOLDER, prefix=""):
     """The valid recorded runs of an attempt, {seed: run}. prefix: "final_" for those on the test set."""
     path = path_of(name, size, folder, prefix)
     saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    is_valid = all(saved.get(key) == value for key, value in describe(name, size).items())
+    is_valid = records.same_settings(saved, describe(name, size))
     return {int(seed): run for seed, run in saved.get("runs", {}).items()} if is_valid else {}
 
 
@@ -234,18 +230,12 @@ def record(names, size="laptop", seeds=SEEDS, jobs=1, folder=FOLDER, on_test_set
     prefix = "final_" if on_test_set else ""
     runs = {name: runs_of(name, size, folder, prefix) for name in names}
     missing = [(name, seed) for seed in seeds for name in names if seed not in runs[name]]
-    with contextlib.ExitStack() as at_exit:
-        if jobs > 1 and missing:  # "spawn", because torch's threads do not survive a fork
-            pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-            at_exit.callback(pool.shutdown, cancel_futures=True)
-            waiting = [pool.submit(run, name, size, seed, on_test_set, 1).result for name, seed in missing]
-        else:
-            waiting = [functools.partial(run, name, size, seed, on_test_set) for name, seed in missing]
-        for number, ((name, seed), result) in enumerate(zip(missing, waiting), start=1):
-            runs[name][seed] = result()
-            ordered = {str(key): runs[name][key] for key in sorted(runs[name])}
-            timing.write_json(path_of(name, size, folder, prefix), {**describe(name, size), "runs": ordered})
-            print(f"{number}/{len(missing)} {name}, seed {seed}: {runs[name][seed]['loss']:.3f}", flush=True)
+    results = experiments.in_processes(run, [(name, size, seed, on_test_set) for name, seed in missing], jobs)
+    for number, ((name, seed), result) in enumerate(zip(missing, results), start=1):
+        runs[name][seed] = result
+        ordered = {str(key): runs[name][key] for key in sorted(runs[name])}
+        timing.write_json(path_of(name, size, folder, prefix), {**describe(name, size), "runs": ordered})
+        print(f"{number}/{len(missing)} {name}, seed {seed}: {result['loss']:.3f}", flush=True)
 
 
 def clock(names, size="laptop", folder=FOLDER, rounds=ROUNDS, steps=STEPS_PER_ROUND):
@@ -309,7 +299,7 @@ def time_quartiles(name, size="laptop", folder=FOLDER):
     upper quartile over the clock's rounds. None unless its clock is recorded."""
     path = Path(folder) / "clock.json"
     saved = json.loads(path.read_text(encoding="utf-8"))["attempts"].get(name, {}) if path.is_file() else {}
-    if any(saved.get(key) != value for key, value in describe(name, size).items()):
+    if not records.same_settings(saved, describe(name, size)):
         return None
     today = settings("today", size, 0)[1].steps
     start = saved["start_seconds"] / (today * saved["today_seconds"])

@@ -1,11 +1,15 @@
 """Records of other machines, as the lessons read them."""
 
 import functools
+from dataclasses import asdict
 
 import pytest
 
-from helpers.course import records
+from helpers import corpus
+from helpers.course import experiments, full_size, induction, records, speedrun
 from helpers.machine import timing
+from helpers.model import GPTConfig
+from helpers.training import TrainConfig
 
 GPU = {"device": "Fake GPU", "type": "cuda", "driver": "1.2", "torch": "2.0", "python": "3.11.7", "date": "2030-01-02"}
 OTHER_GPU = {**GPU, "device": "Other fake GPU", "date": "2030-03-04"}
@@ -135,3 +139,24 @@ def test_the_median_time_of_a_batch_and_of_how_many(write):
     write("training", GPU, **BOOK, runs={"course-0": {"batches": 2, "seconds": [None, None]}})
     ((record, run, seconds, timed),) = records.batch_times("course-0")
     assert (record["device"], run["batches"], seconds, timed) == ("Fake CPU", 4, 8.0, 3)
+
+
+def test_settings_that_a_record_does_not_know_yet_count_as_their_defaults():
+    now = {"size": "laptop", "training": asdict(TrainConfig(steps=7)), "model": asdict(GPTConfig())}
+    older = {**now, "training": {key: value for key, value in now["training"].items() if key not in ("noise", "beta2")}}
+    assert records.same_settings(older, now) and records.same_settings({**older, "more": 1}, now)
+    assert not records.same_settings(older, {**now, "training": asdict(TrainConfig(steps=7, noise=0.1))})
+    assert not records.same_settings({**older, "size": "full"}, now) and not records.same_settings({}, now)
+    extra = {**older, "training": {**older["training"], "noise": 0.1}}
+    assert not records.same_settings(extra, now)
+
+
+def test_the_records_that_ship_are_still_valid(real_files):
+    book = corpus.load_gulliver("course")
+    assert all(experiments.recorded_runs(name, "laptop", book) for name in experiments.ARMS)
+    assert speedrun.runs_of("today")
+    for record in timing.recorded("induction"):
+        path = timing.record_path("induction", record)
+        assert induction.recorded_runs(path, induction.describe())
+    for record in records.of_gpus("training"):
+        assert set(full_size.still_valid(record["runs"], "full")) == set(record["runs"])

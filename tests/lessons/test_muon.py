@@ -97,3 +97,14 @@ def test_a_run_with_muon_learns():
     config = replace(MUON, steps=30)
     _, history = small.train(config)
     assert history.train_loss[-1] < 0.5 * history.train_loss[0]
+
+
+def test_beta2_and_the_embeddings_decay_reach_the_optimizers():
+    for optimizer in ("adamw", "muon"):
+        groups = training.make_optimizer(small.new_model(), replace(MUON, optimizer=optimizer, beta2=0.5)).param_groups
+        assert {group["betas"] for group in groups if "betas" in group} == {(0.9, 0.5)}
+    model = small.new_model()
+    adamw = training.make_optimizer(model, replace(MUON, embedding_decay=0.3)).optimizers[1]
+    decays = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert decays[id(model.transformer.wte.weight)] == decays[id(model.transformer.wpe.weight)] == 0.3
+    assert decays[id(model.transformer.ln_f.weight)] == 0.0
