@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot
 import pytest
 import torch
 
@@ -152,13 +153,15 @@ def test_a_record_must_beat_the_one_before_it_in_its_own_discipline():
     assert speedrun.before("noise") == "strong decay" and speedrun.before("muon") == "shuffled epochs"
 
 
-def test_the_rows_of_a_sprint_have_a_p_value_against_the_target(quick, tmp_path):
+def test_the_rows_of_a_sprint_have_a_p_value_against_the_target(quick, tmp_path, monkeypatch):
     speedrun.record(["today", "muon", "noise"], "smoke", [0, 1], folder=tmp_path)
     rows = {row["attempt"]: row for row in speedrun.rows("smoke", tmp_path)}
     assert 0 <= rows["muon"]["p target"] <= 1 and "gain" not in rows["muon"]  # its base is not recorded
     assert "p target" not in rows["noise"] and "p target" not in rows["today"]
+    monkeypatch.setattr(matplotlib.pyplot, "show", lambda: None)  # no windows
     axes = speedrun_results.plot_staircase(list(rows.values()), "two staircases")
     labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in axes]
+    matplotlib.pyplot.close("all")
     assert labels == [[], ["today", "noise"]]  # the sprint was not timed
 
 
