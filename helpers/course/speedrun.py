@@ -12,31 +12,35 @@ the program at any time; it continues with what is missing. A record is valid wh
 
 import argparse
 import datetime
+import functools
 import itertools
 import json
-import math
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 
 from helpers import corpus, ngrams, training
 from helpers.course import experiments, recipes, records, speedrun_results
-from helpers.machine import assets, runtime, timing
+from helpers.machine import assets, kernels, runtime, timing
 from helpers.model import GPT, GPTConfig
 
 FOLDER = assets.ROOT / "data" / "measurements" / "speedrun"
 SEEDS = tuple(range(10))
 ROUNDS, STEPS_PER_ROUND = 20, 5  # of the clock
+GOAL = 5.05  # of a sprint, nats per token on the validation set: a rule, set from the mean of today's ten seeds, 5.042
 
-RECIPES = {
+RECIPES = {  # today's recipe, which stays as it is when the course's default changes
     "smoke": recipes.Recipe(
         "course", GPTConfig(vocab_size=4096, n_positions=16, n_embd=8, n_layer=1, n_head=2),
         training.TrainConfig(steps=2, batch_size=2, context=16, learning_rate=3e-3, warmup_steps=1)),
-    "laptop": recipes.Recipe(  # today's recipe, which stays as it is when the course's default changes
+    "live": recipes.Recipe(  # small enough for pairs of runs while a learner waits (notebook 12)
+        "course", GPTConfig(vocab_size=4096, n_positions=64, n_embd=64, n_layer=2, n_head=2),
+        training.TrainConfig(steps=100, batch_size=16, context=64, learning_rate=3e-3, warmup_steps=10)),
+    "laptop": recipes.Recipe(
         "course", GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4),
         training.TrainConfig(steps=500, batch_size=16, context=128, learning_rate=3e-3, warmup_steps=50)),
 }
@@ -68,9 +72,12 @@ STARTS = {"counts": start_from_counts}  # changes to a new model, before trainin
 
 @dataclass(frozen=True)
 class Attempt:
-    """A recipe, as its differences from the attempt named base. discipline: "sprint" or "distance"; kind: "record" or
-    "negative". what, why: what changed and why it works or was expected to. model, training: fields of GPTConfig and
-    TrainConfig. start: a name in STARTS, or None for the base's."""
+    """A recipe, as its differences from the attempt named base.
+
+    discipline: "sprint" or "distance". kind: "record", or "negative" for an attempt that did not become one. what, why:
+    what changed and why it works or was expected to. model, training: fields of GPTConfig and TrainConfig. start: a
+    name in STARTS, or None for the base's.
+    """
 
     discipline: str
     what: str
@@ -85,51 +92,64 @@ class Attempt:
 ATTEMPTS = {
     "today": Attempt("sprint", "the recipe before the speedrun", "AdamW, warm-up and cosine decay, as in GPT-3",
                      base=None),
-    "shuffled epochs": Attempt(
-        "sprint", "shuffled epochs instead of random windows",
-        "random windows leave parts of the book out and repeat others; in an epoch each window comes once",
-        training={"sampling": "epochs", "steps": 450}),
     "muon": Attempt(
         "sprint", "Muon for the blocks' matrices, linear decay to 0, a shorter warm-up",
         "each direction of an update gets the same length, so rare directions are learned as fast as frequent ones",
-        base="shuffled epochs", training={"optimizer": "muon", "learning_rate": 0.02, "warmup_steps": 10,
-                                          "decay": "linear", "final_share": 0.0, "steps": 185}),
+        training={"optimizer": "muon", "learning_rate": 0.02, "warmup_steps": 10, "decay": "linear",
+                  "final_share": 0.0, "steps": 275}),
+    "shuffled epochs": Attempt(
+        "sprint", "shuffled epochs instead of random windows",
+        "random windows leave parts of the book out and repeat others; in an epoch each window comes once",
+        base="muon", training={"sampling": "epochs", "steps": 185}),
     "embeddings from counts": Attempt(
         "sprint", "token embeddings that start from counted neighbours",
-        "tokens with similar neighbours begin with similar vectors", base="muon", start="counts",
-        training={"steps": 130}),
-    "all its time": Attempt(
-        "distance", "Muon and shuffled epochs for as long as the old recipe",
-        "the same changes, with more steps", base="muon", training={"steps": 470}),
+        "tokens with similar neighbours begin with similar vectors", base="shuffled epochs", start="counts",
+        training={"steps": 135}),
     "short windows": Attempt(
-        "distance", "windows of 64 tokens instead of 128, so more steps in the same time",
-        "each update costs half as much, and what is predicted on one book needs little context", base="all its time",
-        model={"n_positions": 64}, training={"context": 64, "steps": 750}),
+        "sprint", "windows of 64 tokens instead of 128, so more steps in the same time",
+        "each update costs half as much, and what is predicted on one book needs little context",
+        base="embeddings from counts", model={"n_positions": 64}, training={"context": 64, "steps": 225}),
+    "bfloat16": Attempt(
+        "sprint", "matrix products in bfloat16, on a processor that has it",
+        "half as many bytes a number; three digits are enough for a gradient that is noisy anyway",
+        base="short windows", training={"precision": "bf16"}),
+    "stopped early": Attempt(
+        "distance", "the sprint's recipe in 350 steps, stopped before the model learns the book by heart",
+        "the validation loss falls further than the sprint needs; in much longer runs the training loss alone does",
+        base="short windows", training={"steps": 350}),
+    "all its time": Attempt(
+        "distance", "Muon, shuffled epochs and windows of 64 for as long as the old recipe",
+        "more steps", base="shuffled epochs", kind="negative", model={"n_positions": 64},
+        training={"context": 64, "steps": 750}),
+    "decay of the matrices": Attempt(
+        "distance", "weight decay 1 instead of 0.1 for the blocks' matrices",
+        "the model reads the book six times: without it, it learns the book by heart", base="all its time",
+        training={"weight_decay": 1.0}),
     "strong decay": Attempt(
-        "distance", "weight decay 1 for the blocks' matrices and 0.3 for the embeddings, instead of 0.1 and 0",
-        "the model reads the book six times: without it, it learns the book by heart", base="short windows",
-        training={"weight_decay": 1.0, "embedding_decay": 0.3}),
+        "distance", "weight decay 0.3 instead of 0 for the embeddings, too",
+        "the embedding is the largest matrix of the model", base="decay of the matrices",
+        training={"embedding_decay": 0.3}),
     "noise": Attempt(
         "distance", "a twentieth of the input tokens replaced by random ones",
         "the model cannot rely on single tokens; unlike dropout it costs no time", base="strong decay",
-        training={"noise": 0.05}),
+        kind="negative", training={"noise": 0.05}),
+    "half batches": Attempt(
+        "sprint", "batches of 8 windows, twice as many steps", "more updates for the same tokens",
+        base="shuffled epochs", kind="negative", training={"batch_size": 8, "steps": 370}),
+    "wider and flatter": Attempt(
+        "sprint", "2 blocks of width 192 instead of 4 of width 128", "fewer, larger products", base="shuffled epochs",
+        kind="negative", model={"n_layer": 2, "n_embd": 192, "n_head": 6}),
+    "deeper and narrower": Attempt(
+        "sprint", "8 blocks of width 96 instead of 4 of width 128", "more steps of computation for each token",
+        base="shuffled epochs", kind="negative", model={"n_layer": 8, "n_embd": 96}),
     "more noise": Attempt(
         "distance", "a fifth of the input tokens replaced", "more of what helped", base="noise", kind="negative",
         training={"noise": 0.2}),
     "dropout": Attempt(
         "distance", "dropout 0.1 instead of noise", "the usual remedy; on a CPU it also slows attention down",
-        base="strong decay", kind="negative", model={"dropout": 0.1}, training={"steps": 550}),
-    "counts for longer": Attempt(
-        "distance", "embeddings from counts, for all of the time", "a better start", base="noise", kind="negative",
-        start="counts"),
-    "half batches": Attempt(
-        "sprint", "batches of 8 windows, twice as many steps", "more updates for the same tokens", base="muon",
-        kind="negative", training={"batch_size": 8, "steps": 370}),
-    "wider and flatter": Attempt(
-        "sprint", "2 blocks of width 192 instead of 4 of width 128", "fewer, larger products", base="muon",
-        kind="negative", model={"n_layer": 2, "n_embd": 192, "n_head": 6}),
+        base="strong decay", kind="negative", model={"dropout": 0.1}, training={"steps": 650}),
 }
-FINAL = ("today", "muon", "noise")  # the recipes that are measured on the test set
+FINAL = ("today", "short windows", "noise")  # measured on the test set; "noise" is the recipe of notebook 07
 
 
 def chain(name):
@@ -151,9 +171,8 @@ def settings(name, size, seed):
     return shape, replace(config, seed=seed, eval_every=config.steps, eval_tokens=1), start
 
 
-def new_model(name, size, seed, train_ids):
-    """An attempt's model before training."""
-    shape, _, start = settings(name, size, seed)
+def new_model(shape, start, seed, train_ids):
+    """A GPT before training. shape: a GPTConfig; start: a name in STARTS or None; train_ids (N,) int64."""
     runtime.seed_everything(seed)
     model = GPT(shape)
     if start:
@@ -162,22 +181,21 @@ def new_model(name, size, seed, train_ids):
 
 
 def measured(model, config, train_ids, measured_ids):
-    """Trains a model and measures it once. Returns the loss, the History and the seconds of the training."""
-    start = time.perf_counter()
+    """Trains a model by a TrainConfig and measures it once, in float32. train_ids, measured_ids: (N,) int64. Returns
+    the loss on measured_ids in nats per token, and the History."""
     history = training.train(model, train_ids, train_ids[-2:], config, progress=False)
-    seconds = time.perf_counter() - start
     if history.interrupted:
         raise KeyboardInterrupt
-    return training.evaluate(model, measured_ids, config.context), history, seconds
+    return training.evaluate(model, measured_ids, config.context), history
 
 
 def trained(name, size, seed, train_ids, measured_ids):
     """Trains an attempt and measures it once. Returns the run as it is recorded."""
-    config, model = settings(name, size, seed)[1], new_model(name, size, seed, train_ids)
-    loss, history, seconds = measured(model, config, train_ids, measured_ids)
+    shape, config, start = settings(name, size, seed)
+    loss, history = measured(new_model(shape, start, seed, train_ids), config, train_ids, measured_ids)
     return {
         "loss": round(loss, 4),
-        "train_loss": round(statistics.mean(history.train_loss[-10:]), 4), "seconds": round(seconds, 1),
+        "train_loss": round(statistics.mean(history.train_loss[-10:]), 4),
         "date": datetime.date.today().isoformat(),
         "machine": f"{experiments.machine('cpu')}, torch {torch.__version__}",
     }
@@ -204,11 +222,17 @@ def run(name, size, seed, on_test_set=False, threads=None):
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def tokenizer_sum():
+    """The beginning of the checksum of the course's tokenizer: losses per token of another one cannot be compared."""
+    return assets.sha256(assets.ROOT / "data" / "course.tiktoken")[:16]
+
+
 def describe(name, size):
     """An attempt's settings, without the seed. A record is valid only while its description equals this one."""
     shape, config, start = settings(name, size, 0)
     unused = ("seed", "eval_every", "eval_tokens", "sample_every", "sample_tokens")
-    return {"attempt": name, "size": size, "start": start, "model": asdict(shape),
+    return {"attempt": name, "size": size, "tokenizer": tokenizer_sum(), "start": start, "model": asdict(shape),
             "training": {key: value for key, value in asdict(config).items() if key not in unused}}
 
 
@@ -241,52 +265,56 @@ def record(names, size="laptop", seeds=SEEDS, jobs=1, folder=FOLDER, on_test_set
 def clock(names, size="laptop", folder=FOLDER, rounds=ROUNDS, steps=STEPS_PER_ROUND):
     """Times the attempts' steps in turns and records the ratios to today's recipe: quartiles over the rounds.
 
-    A program beside it slows all attempts of a round, so the ratios' medians suffer little.
+    A program beside it slows all attempts of a round, so the ratios' medians suffer little. Results of another machine,
+    another PyTorch or another recipe of today are discarded.
     """
     names = ["today", *(name for name in names if name != "today")]
-    train_ids = the_book(size).split()[0]
+    train_ids = corpus.split_validation(the_book(size).split()[0])[0]
     steppers = {name: stepper(name, size, train_ids) for name in names}
     seconds = {name: [] for name in names}
-    for _ in range(rounds + 1):
-        for name, step in steppers.items():
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names):] + names[: turn % len(names)]:
             start = time.perf_counter()
             for _ in range(steps):
-                step()
+                steppers[name]()
             seconds[name].append((time.perf_counter() - start) / steps)
-    before_training = {name: start_seconds(name, size, train_ids) for name in names}
-    path = Path(folder) / "clock.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"attempts": {}}
+    origin = {**timing.origin("cpu"), "today": describe("today", size)}
+    results = clocked(size, folder)
+    if any(results.get(key) != origin[key] for key in ("device", "threads", "torch", "today")):
+        results = {"attempts": {}}
     for name in names:
         ratios = [own / today for own, today in zip(seconds[name][1:], seconds["today"][1:])]  # without the warm-up
         low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         results["attempts"][name] = {**describe(name, size), "ratio": median, "quartiles": [low, high],
                                      "seconds": statistics.median(seconds[name][1:]), "rounds": rounds,
-                                     "start_seconds": before_training[name],
-                                     "today_seconds": statistics.median(seconds["today"][1:]),
-                                     "machine": experiments.machine("cpu")}
-    timing.write_json(path, results)
-    return results
+                                     "start_seconds": start_seconds(name, size, train_ids),
+                                     "today_seconds": statistics.median(seconds["today"][1:])}
+    timing.write_json(path_of("clock", size, folder), {**results, **origin})
 
 
 def start_seconds(name, size, train_ids):
     """What an attempt's start takes before the first step, in seconds: the median of three; 0 without one."""
-    start, readings = settings(name, size, 0)[2], []
+    shape, _, start = settings(name, size, 0)
+    readings = []
     for _ in range(3 if start else 0):
-        model, began = GPT(settings(name, size, 0)[0]), time.perf_counter()
+        model, began = GPT(shape), time.perf_counter()
         STARTS[start](model, train_ids)
         readings.append(time.perf_counter() - began)
     return statistics.median(readings) if readings else 0.0
 
 
 def stepper(name, size, train_ids):
-    """A function that makes one training step of a new model of an attempt."""
-    config, model = settings(name, size, 0)[1], new_model(name, size, 0, train_ids)
+    """A function that makes one training step of a new model of an attempt, as training.train does."""
+    shape, config, start = settings(name, size, 0)
+    model, steps = new_model(shape, start, 0, train_ids), itertools.count()
     optimizer, scaler = training.make_optimizer(model, config), training.make_scaler("cpu", config)
-    generator, steps = torch.Generator().manual_seed(0), itertools.count()
+    generator = torch.Generator().manual_seed(0)
+    matmul = kernels.fastest_matmul(torch.device("cpu"), shape)
 
     def step():
         x, y = corpus.draw_batch(train_ids, next(steps), config, model.config.vocab_size, generator)
-        training.train_step(model, optimizer, scaler, x, y, config.learning_rate, config)
+        with kernels.matmul_precision(matmul):
+            training.train_step(model, optimizer, scaler, x, y, config.learning_rate, config)
 
     return step
 
@@ -294,11 +322,16 @@ def stepper(name, size, train_ids):
 # --- reading the records ---------------------------------------------------------------------------------------------
 
 
+def clocked(size="laptop", folder=FOLDER):
+    """What the clock has recorded: the machine, and its readings for each attempt."""
+    path = path_of("clock", size, folder)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"attempts": {}}
+
+
 def time_quartiles(name, size="laptop", folder=FOLDER):
     """An attempt's time as a share of today's, steps x seconds per step and what its start takes: median, lower and
     upper quartile over the clock's rounds. None unless its clock is recorded."""
-    path = Path(folder) / "clock.json"
-    saved = json.loads(path.read_text(encoding="utf-8"))["attempts"].get(name, {}) if path.is_file() else {}
+    saved = clocked(size, folder)["attempts"].get(name, {})
     if not records.same_settings(saved, describe(name, size)):
         return None
     today = settings("today", size, 0)[1].steps
@@ -312,84 +345,102 @@ def time_share(name, size="laptop", folder=FOLDER):
     return quartiles and quartiles[0]
 
 
-def losses_of(name, size="laptop", folder=FOLDER):
-    """The recorded validation losses of an attempt, one a seed, in nats per token."""
-    return [run["loss"] for run in runs_of(name, size, folder).values()]
+def losses_of(name, size="laptop", folder=FOLDER, prefix=""):
+    """The recorded losses of an attempt, one for each of SEEDS, in nats per token. Runs with other seeds serve to
+    choose settings, and are never judged."""
+    return [run["loss"] for seed, run in runs_of(name, size, folder, prefix).items() if seed in SEEDS]
 
 
-def target(size="laptop", folder=FOLDER):
-    """The sprint's target: the mean loss that today's recipe has recorded, rounded up to two decimals."""
-    return math.ceil(round(100 * statistics.mean(losses_of("today", size, folder)), 6)) / 100
+def p_record(name, size="laptop", folder=FOLDER):
+    """The p-value of a one-sided test: of a sprint, that its mean loss is not below GOAL; of a distance, that it is not
+    below the mean of the record before it. None with fewer than two seeds on a side."""
+    losses, old = (losses_of(each, size, folder) for each in (name, before(name)))
+    is_sprint = ATTEMPTS[name].discipline == "sprint"
+    if min(len(losses), 2 if is_sprint else len(old)) < 2:
+        return None
+    return speedrun_results.p_below(losses, GOAL) if is_sprint else speedrun_results.p_lower(losses, old)
 
 
 def is_record(name, size="laptop", folder=FOLDER):
-    """Whether an attempt beats the record before it: at least 10 seeds each, and p < 0.001 in a one-sided test.
+    """Whether an attempt beats the record before it: all of SEEDS are recorded on both sides, and p_record < 0.001.
 
-    A sprint's mean loss lies below the target, and its time's upper quartile below the lower one of the record before.
-    A distance's loss lies below that of the record before, in at most today's time.
+    In a sprint, its time's upper quartile must also lie below the lower one of the record before it; in a distance, its
+    time's upper quartile must not exceed today's time.
     """
-    losses, old = (losses_of(each, size, folder) for each in (name, before(name)))
+    seeds = [len(losses_of(each, size, folder)) for each in (name, before(name))]
     times, old_times = (time_quartiles(each, size, folder) for each in (name, before(name)))
-    if min(len(losses), len(old)) < len(SEEDS) or not (times and old_times):
+    if min(seeds) < len(SEEDS) or not (times and old_times) or p_record(name, size, folder) >= speedrun_results.LEVEL:
         return False
-    if ATTEMPTS[name].discipline == "sprint":
-        p = speedrun_results.p_below(losses, target(size, folder))
-        return p < speedrun_results.LEVEL and times[2] < old_times[1]
-    return speedrun_results.p_lower(losses, old) < speedrun_results.LEVEL and times[0] <= 1.0
+    return times[2] < old_times[1] if ATTEMPTS[name].discipline == "sprint" else times[2] <= 1.0
 
 
-def try_change(model=None, training_changes=None, seeds=range(5), steps=100, base="today", size="laptop", start=None):
-    """Trains base and changed recipe with the same seeds on fewer steps. Returns loss changed - loss base, one a seed.
+def short_runs(base="today", model=None, changes=None, start=None, seeds=range(5), size="live"):
+    """Trains a variant of an attempt in short runs of a small model. Returns the validation losses, one a seed.
 
-    model, training_changes: fields of GPTConfig and TrainConfig that differ from the attempt named base. start: a name
-    in STARTS, or None for the base's. Without the book, the stand-in text is used.
+    model, changes: fields of GPTConfig and TrainConfig that differ from those of the attempt named base. start: a name
+    in STARTS, or None for the base's. seeds: runs with the same seed begin with the same random numbers, so two
+    variants can be compared pair by pair. Without the book, the stand-in text is used. Raises ValueError for an unknown
+    base, start or field.
     """
+    if base not in ATTEMPTS or start not in (None, *STARTS):
+        raise ValueError(f"short_runs(base={base!r}, start={start!r}): expected a base of {', '.join(ATTEMPTS)} and a "
+                         f"start of None, {', '.join(STARTS)}.")
+    known = {"model": (GPTConfig, model or {}), "changes": (training.TrainConfig, changes or {})}
+    for argument, (kind, given) in known.items():
+        if unknown := set(given) - {entry.name for entry in fields(kind)}:
+            raise ValueError(f"short_runs({argument}={given!r}): {kind.__name__} has no {', '.join(sorted(unknown))}; "
+                             f"expected some of {', '.join(entry.name for entry in fields(kind))}.")
     train_ids, validation_ids = corpus.split_validation(the_book(size, may_stand_in=True).split()[0])
-    differences = []
+    losses = []
     for seed in seeds:
-        shape, config, base_start = settings(base, size, seed)
-        losses = []
-        for own_shape, own, begin in ((shape, config, base_start),
-                                      (replace(shape, **(model or {})), replace(config, **(training_changes or {})),
-                                       start or base_start)):
-            runtime.seed_everything(seed)
-            short = replace(own, steps=steps, warmup_steps=min(own.warmup_steps, steps // 2), eval_every=steps)
-            new = GPT(own_shape)
-            if begin:
-                STARTS[begin](new, train_ids)
-            losses.append(measured(new, short, train_ids, validation_ids)[0])
-        differences.append(losses[1] - losses[0])
-    return differences
+        shape, config, own_start = settings(base, size, seed)
+        own = new_model(replace(shape, **(model or {})), start or own_start, seed, train_ids)
+        config = replace(config, **(changes or {}))
+        losses.append(measured(own, replace(config, eval_every=config.steps), train_ids, validation_ids)[0])
+    return losses
+
+
+def record_counting(size="laptop", folder=FOLDER):
+    """Records the test losses of the models that only count, on the tokens that the final recipes are trained on."""
+    book = the_book(size)
+    losses = ngrams.kneser_ney_losses(*book.split(), book.tokenizer.vocab_size)
+    timing.write_json(path_of("counting", size, folder, "final_"), {"text": book.title, "losses": losses})
+
+
+def counting(size="laptop", folder=FOLDER):
+    """The recorded test losses of the models that only count, {name: nats per token}; {} without a record."""
+    path = path_of("counting", size, folder, "final_")
+    return json.loads(path.read_text(encoding="utf-8"))["losses"] if path.is_file() else {}
 
 
 def before(name):
-    """The attempt that a record must beat: its base where that is of the same discipline, else today's recipe."""
-    attempt = ATTEMPTS[name]
-    is_same = attempt.base and ATTEMPTS[attempt.base].discipline == attempt.discipline
-    return attempt.base if is_same else "today"
+    """The record that an attempt must beat: the one listed before it in its discipline, or else today's recipe."""
+    names = list(ATTEMPTS)
+    earlier = [other for other in names[1:names.index(name)] if
+               (ATTEMPTS[other].kind, ATTEMPTS[other].discipline) == ("record", ATTEMPTS[name].discipline)]
+    return earlier[-1] if earlier else "today"
 
 
 def rows(size="laptop", folder=FOLDER, prefix=""):
     """One dictionary for each attempt with two or more recorded seeds: what, why, steps, mean loss, half its 95 %
-    interval, share of today's time; against its base (with a prefix: today's recipe): gain in nats, half its 95 %
-    interval, p and verdict; of a sprint also p against the target."""
+    interval, share of today's time, p_record; against its base (with a prefix: today's recipe): gain in nats, half its
+    95 % interval and verdict."""
     table = []
     for name, attempt in ATTEMPTS.items():
         base = attempt.base and ("today" if prefix else attempt.base)
-        losses, old = ([run["loss"] for run in runs_of(each, size, folder, prefix).values()] if each else []
-                       for each in (name, base))
+        losses, old = (losses_of(each, size, folder, prefix) if each else [] for each in (name, base))
         if len(losses) < 2:
             continue
         mean, half = speedrun_results.mean_interval(losses)
         row = {"attempt": name, "discipline": attempt.discipline, "kind": attempt.kind, "what": attempt.what,
                "why": attempt.why, "steps": settings(name, size, 0)[1].steps, "seeds": len(losses), "loss": mean,
                "interval": half, "time share": time_share(name, size, folder)}
-        if not prefix and attempt.base and attempt.discipline == "sprint" and losses_of("today", size, folder):
-            row["p target"] = speedrun_results.p_below(losses, target(size, folder))
+        if attempt.base and not prefix:
+            row["p"] = p_record(name, size, folder)
         if len(old) >= 2:
-            difference, width = speedrun_results.difference_interval(losses, old)
-            row |= {"gain": -difference, "gain interval": width, "p": speedrun_results.p_lower(losses, old),
-                    "verdict": speedrun_results.verdict(difference, width)}
+            difference, width, freedom = speedrun_results.difference_interval(losses, old)
+            row |= {"gain": -difference, "gain interval": width,
+                    "verdict": speedrun_results.verdict(difference, width, freedom)}
         table.append(row)
     return table
 
@@ -414,8 +465,9 @@ def main(arguments=None):
         return 0
     if options.clock:
         clock(options.attempts, size, folder)
-    elif options.final:  # one at a time, on all cores: their seconds are recorded
-        record(FINAL, size, options.seeds, folder=folder, on_test_set=True)
+    elif options.final and not options.table:
+        record(FINAL, size, options.seeds, options.jobs, folder, on_test_set=True)
+        record_counting(size, folder)
     elif not options.table:
         record(options.attempts, size, options.seeds, options.jobs, folder)
         if untimed := [name for name in options.attempts if time_share(name, size, folder) is None]:
@@ -424,8 +476,7 @@ def main(arguments=None):
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                         for key, value in row.items() if key not in ("what", "why")))
     if options.final:
-        book = the_book(size)
-        print(ngrams.kneser_ney_losses(*book.split(), book.tokenizer.vocab_size))
+        print(counting(size, folder))
     return 0
 
 

@@ -27,21 +27,27 @@ def quantile(probability, freedom):
     return high
 
 
+def standard_error(values):
+    """The standard error of the mean of two or more values. ValueError for fewer."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value: expected at least two seeds, whose spread says what chance does.")
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def mean_interval(values):
     """The mean of two or more values and half the width of its 95 % interval."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
+    error = standard_error(values)
     return statistics.mean(values), quantile(0.975, len(values) - 1) * error
 
 
 def p_below(values, target):
-    """One-sided t-test: the p-value of "their mean is not below the target". target: a number."""
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return tail((target - statistics.mean(values)) / error, len(values) - 1)
+    """One-sided t-test: the p-value of "their mean is not below the target". values, target: in the same unit."""
+    return tail((target - statistics.mean(values)) / standard_error(values), len(values) - 1)
 
 
 def welch(first, second):
     """The difference mean(first) - mean(second), its standard error and Welch's degrees of freedom."""
-    parts = [statistics.variance(values) / len(values) for values in (first, second)]
+    parts = [standard_error(values) ** 2 for values in (first, second)]
     freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second)))
     return statistics.mean(first) - statistics.mean(second), math.sqrt(sum(parts)), freedom
 
@@ -53,27 +59,31 @@ def p_lower(first, second):
 
 
 def difference_interval(first, second):
-    """The difference of two means in nats and half the width of its 95 % interval (Welch)."""
+    """The difference of two means in nats, half the width of its 95 % interval (Welch), and the degrees of freedom."""
     difference, error, freedom = welch(first, second)
-    return difference, quantile(0.975, freedom) * error
+    return difference, quantile(0.975, freedom) * error, freedom
 
 
-def verdict(difference, half_width):
+def verdict(difference, half_width, freedom):
     """What a difference of losses (changed - base, nats) and half its 95 % interval allow to say.
 
-    An interval that contains 0 is inconclusive. The smallest effect named then is the one that four of five such
-    experiments would have found: half an interval is 1.96 standard errors, and 0.84 more make it four of five.
+    An interval that contains 0 is inconclusive. The smallest effect named then is one that about four of five such
+    experiments would have found: so many standard errors above the edge of the interval that chance falls below it in
+    one of five. freedom: the degrees of freedom.
     """
+    if difference == half_width == 0:
+        return "identical: nothing has changed in these runs"
     if difference - half_width > 0:
         return "worse"
     if difference + half_width < 0:
         return "better"
-    return f"inconclusive: {half_width * (1.96 + 0.84) / 1.96:.3f} nats would have been seen in 4 of 5 experiments"
+    seen = half_width * (1 + quantile(0.8, freedom) / quantile(0.975, freedom))
+    return f"inconclusive: about {seen:.3f} nats would have been found by 4 of 5 such experiments"
 
 
 def judge_pairs(differences):
     """The verdict on paired seeds. differences: loss of the changed recipe - loss of its base, in nats, one a seed."""
-    return verdict(*mean_interval(differences))
+    return verdict(*mean_interval(differences), len(differences) - 1)
 
 
 def plot_staircase(rows, title):
@@ -93,8 +103,24 @@ def plot_staircase(rows, title):
         axes.errorbar(range(len(steps)), heights, spread, fmt="o", color=figures.BLUE, markersize=9, capsize=5)
         axes.set_xticks(range(len(steps)), [row["attempt"] for row in steps], rotation=30, ha="right")
         axes.set_ylim(0 if discipline == "sprint" else None)
-        unit = "time to the target (% of today's)" if discipline == "sprint" else "validation loss (nats per token)"
+        unit = "time to the goal (% of today's)" if discipline == "sprint" else "validation loss (nats per token)"
         figures.finish(axes, discipline.capitalize(), None, unit)
     figures.headline(panels[0].figure, title)
     plt.show()
     return panels
+
+
+def plot_gains(rows, title):
+    """One row for each attempt (rows of speedrun.rows): the difference of its loss from that of its base, with its 95 %
+    interval. A dashed line marks no difference. title: what they show. Returns the axes."""
+    axes, rows = figures.new_figure(width=12, height=1.8 + 0.6 * len(rows)), rows[::-1]
+    axes.axvline(0, color=figures.ORANGE, linewidth=2, linestyle="dashed")
+    differences, halves = [-row["gain"] for row in rows], [row["gain interval"] for row in rows]
+    axes.errorbar(differences, range(len(rows)), xerr=halves, fmt="o", color=figures.BLUE, markersize=10, capsize=6,
+                  linewidth=2.5)
+    axes.set_yticks(range(len(rows)), [row["attempt"] for row in rows])
+    axes.margins(y=0.6 / len(rows))
+    figures.finish(axes, None, "difference from its base (nats per token): right of the line is worse")
+    figures.headline(axes.figure, title)
+    plt.show()
+    return axes

@@ -154,7 +154,11 @@ def test_settings_that_a_record_does_not_know_yet_count_as_their_defaults():
 def test_the_records_that_ship_are_still_valid(real_files):
     book = corpus.load_gulliver("course")
     assert all(experiments.recorded_runs(name, "laptop", book) for name in experiments.ARMS)
-    assert speedrun.runs_of("today")
+    for name, attempt in speedrun.ATTEMPTS.items():
+        seeds = len(speedrun.losses_of(name))
+        assert seeds >= (len(speedrun.SEEDS) if attempt.kind == "record" else 2), name
+        assert name == "today" or speedrun.is_record(name) == (attempt.kind == "record"), name
+    assert all(len(speedrun.losses_of(name, prefix="final_")) == len(speedrun.SEEDS) for name in speedrun.FINAL)
     for record in timing.recorded("induction"):
         path = timing.record_path("induction", record)
         assert induction.recorded_runs(path, induction.describe())

@@ -36,9 +36,9 @@ def test_a_stopped_program_continues_and_a_changed_attempt_starts_again(quick, t
 
 
 def test_changes_add_up_along_the_bases():
-    config = speedrun.settings("muon", "laptop", 3)[1]
-    assert (config.optimizer, config.decay, config.final_share, config.steps, config.seed) == (
-        "muon", "linear", 0.0, 185, 3)
+    config = speedrun.settings("shuffled epochs", "laptop", 3)[1]
+    assert (config.optimizer, config.decay, config.final_share, config.sampling, config.steps, config.seed) == (
+        "muon", "linear", 0.0, "epochs", speedrun.ATTEMPTS["shuffled epochs"].training["steps"], 3)
 
 
 def test_the_clock_gives_ratios_to_today(quick, tmp_path, monkeypatch):
@@ -56,7 +56,7 @@ def test_the_clock_gives_ratios_to_today(quick, tmp_path, monkeypatch):
     assert speedrun.time_share("shuffled epochs", "smoke", tmp_path) is None
     cost["shuffled epochs"] = 1.0
     speedrun.clock(["shuffled epochs"], "smoke", tmp_path, rounds=3, steps=2)
-    assert speedrun.time_share("shuffled epochs", "smoke", tmp_path) == pytest.approx(0.5)
+    assert speedrun.time_share("shuffled epochs", "smoke", tmp_path) == pytest.approx(0.25)
     assert speedrun.time_share("muon", "smoke", tmp_path) == pytest.approx(0.75)  # kept
 
 
@@ -65,7 +65,7 @@ def test_the_clock_counts_what_is_computed_before_the_training(quick, tmp_path, 
     monkeypatch.setattr(speedrun.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(speedrun, "stepper", lambda *given: lambda: now.__setitem__(0, now[0] + 1.0))
     monkeypatch.setitem(speedrun.STARTS, "counts", lambda *given: now.__setitem__(0, now[0] + 5.0))
-    names = ["muon", "embeddings from counts"]
+    names = ["shuffled epochs", "embeddings from counts"]
     speedrun.clock(names, "smoke", tmp_path, rounds=3, steps=2)
     plain, counted = (speedrun.time_share(name, "smoke", tmp_path) for name in names)
     steps = [speedrun.settings(name, "smoke", 0)[1].steps for name in ("today", *names)]
@@ -93,7 +93,24 @@ def test_the_three_verdicts():
     assert speedrun_results.judge_pairs([0.1, 0.11, 0.12]) == "worse"
     assert speedrun_results.judge_pairs([-0.1, -0.11, -0.12]) == "better"
     assert speedrun_results.judge_pairs([-0.1, 0.0, 0.1]) == (
-        "inconclusive: 0.355 nats would have been seen in 4 of 5 experiments")
+        "inconclusive: about 0.310 nats would have been found by 4 of 5 such experiments")
+    assert speedrun_results.judge_pairs([0.0, 0.0]).startswith("identical")
+    with pytest.raises(ValueError, match="1 value: expected at least two seeds"):
+        speedrun_results.judge_pairs([0.1])
+
+
+def test_runs_with_other_seeds_are_not_judged(quick, tmp_path):
+    speedrun.record(["today"], "smoke", [0, 1, 100], folder=tmp_path)
+    assert len(speedrun.runs_of("today", "smoke", tmp_path)) == 3
+    assert len(speedrun.losses_of("today", "smoke", tmp_path)) == 2
+
+
+def test_the_clock_of_another_machine_does_not_count(quick, tmp_path, monkeypatch):
+    speedrun.clock(["muon"], "smoke", tmp_path, rounds=2, steps=1)
+    elsewhere = {**speedrun.timing.origin("cpu"), "device": "another CPU"}
+    monkeypatch.setattr(speedrun.timing, "origin", lambda device: elsewhere)
+    speedrun.clock(["noise"], "smoke", tmp_path, rounds=2, steps=1)
+    assert set(speedrun.clocked("smoke", tmp_path)["attempts"]) == {"today", "noise"}
 
 
 def test_final_runs_are_read_apart(quick, tmp_path):
@@ -112,25 +129,19 @@ def judged(monkeypatch, losses, times):
 def test_a_distance_record_is_better_in_no_more_time(monkeypatch, gain, share, expected):
     monkeypatch.setitem(speedrun.ATTEMPTS, "muon", replace(speedrun.ATTEMPTS["muon"], discipline="distance"))
     monkeypatch.setattr(speedrun, "before", lambda name: "today")
-    today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
+    today = [speedrun.GOAL - 0.01 * (seed % 3) for seed in range(10)]
     judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
            {"today": [1.0, 1.0, 1.0], "muon": [share, share, share]})
     assert speedrun.is_record("muon") is expected
-    assert speedrun.target() == 5.01
 
 
 @pytest.mark.parametrize("gain, share, expected", [(0.1, 0.5, True), (-0.1, 0.5, False), (0.1, 1.0, False)])
-def test_a_sprint_record_reaches_the_target_sooner(monkeypatch, gain, share, expected):
+def test_a_sprint_record_reaches_the_goal_sooner(monkeypatch, gain, share, expected):
     monkeypatch.setattr(speedrun, "before", lambda name: "today")
-    today = [5.0 + 0.01 * (seed % 3) for seed in range(10)]
+    today = [speedrun.GOAL - 0.01 * (seed % 3) for seed in range(10)]
     judged(monkeypatch, {"today": today, "muon": [loss - gain for loss in today]},
            {"today": [1.0, 0.98, 1.02], "muon": [share, share - 0.01, share + 0.01]})
     assert speedrun.is_record("muon") is expected
-
-
-def test_trying_no_change_gives_no_difference_and_another_rate_does(quick):
-    assert speedrun.try_change(seeds=[0], steps=2, size="smoke") == [0.0]
-    assert speedrun.try_change({}, {"learning_rate": 0.1}, [0], 2, size="smoke")[0] != 0.0
 
 
 def test_embeddings_from_counts_are_as_large_as_random_ones_and_alike_for_like_neighbours():
@@ -149,25 +160,45 @@ def test_embeddings_from_counts_are_as_large_as_random_ones_and_alike_for_like_n
 
 
 def test_a_record_must_beat_the_one_before_it_in_its_own_discipline():
-    assert speedrun.before("all its time") == "today"  # its base is a sprint
-    assert speedrun.before("noise") == "strong decay" and speedrun.before("muon") == "shuffled epochs"
+    assert speedrun.before("muon") == speedrun.before("stopped early") == "today"
+    assert speedrun.before("decay of the matrices") == "stopped early"  # its base is a negative result
+    assert speedrun.before("noise") == "strong decay" and speedrun.before("shuffled epochs") == "muon"
 
 
-def test_the_rows_of_a_sprint_have_a_p_value_against_the_target(quick, tmp_path, monkeypatch):
-    speedrun.record(["today", "muon", "noise"], "smoke", [0, 1], folder=tmp_path)
+def test_the_rows_have_the_p_value_of_their_discipline(quick, tmp_path, monkeypatch):
+    names = ["today", "shuffled epochs", "decay of the matrices", "strong decay"]
+    speedrun.record(names, "smoke", [0, 1], folder=tmp_path)
     rows = {row["attempt"]: row for row in speedrun.rows("smoke", tmp_path)}
-    assert 0 <= rows["muon"]["p target"] <= 1 and "gain" not in rows["muon"]  # its base is not recorded
-    assert "p target" not in rows["noise"] and "p target" not in rows["today"]
+    losses = {name: speedrun.losses_of(name, "smoke", tmp_path) for name in rows}
+    against_goal = speedrun_results.p_below(losses["shuffled epochs"], speedrun.GOAL)
+    assert rows["shuffled epochs"]["p"] == against_goal and "gain" not in rows["shuffled epochs"]  # without its base
+    assert rows["strong decay"]["p"] == speedrun_results.p_lower(*(losses[name] for name in ("strong decay", names[2])))
+    assert rows[names[2]]["p"] is None and "p" not in rows["today"]  # what it must beat is not recorded
+    assert rows["strong decay"]["gain"] == pytest.approx(rows[names[2]]["loss"] - rows["strong decay"]["loss"])
     monkeypatch.setattr(matplotlib.pyplot, "show", lambda: None)  # no windows
     axes = speedrun_results.plot_staircase(list(rows.values()), "two staircases")
     labels = [[label.get_text() for label in panel.get_xticklabels()] for panel in axes]
     matplotlib.pyplot.close("all")
-    assert labels == [[], ["today", "noise"]]  # the sprint was not timed
+    assert labels == [[], ["today", "decay of the matrices", "strong decay"]]  # the sprint was not timed
 
 
-def test_a_change_is_tried_with_paired_seeds(quick):
-    unchanged = speedrun.try_change(seeds=range(2), steps=2, size="smoke")
-    assert unchanged == [0.0, 0.0]
-    changed = speedrun.try_change(training_changes={"learning_rate": 0.1}, seeds=range(2), steps=2, size="smoke")
-    started = speedrun.try_change(start="counts", seeds=range(2), steps=2, size="smoke")
-    assert 0.0 not in changed and 0.0 not in started
+def test_short_runs_with_the_same_seeds_differ_only_by_the_change(quick):
+    def runs(**changed):
+        return speedrun.short_runs(seeds=range(2), size="smoke", **changed)
+
+    base = runs()
+    assert runs() == base
+    for changed in ({"changes": {"learning_rate": 0.1}}, {"start": "counts"}, {"model": {"n_embd": 16}},
+                    {"base": "shuffled epochs"}):
+        assert not set(runs(**changed)) & set(base), changed
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"base": "tomorrow"}, "base='tomorrow'.*expected a base of today"),
+    ({"start": "warm"}, "start='warm'.*counts"),
+    ({"model": {"width": 9}}, "GPTConfig has no width; expected some of vocab_size"),
+    ({"changes": {"lr": 9}}, "TrainConfig has no lr; expected some of steps"),
+])
+def test_short_runs_say_what_they_do_not_know(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        speedrun.short_runs(**wrong)
