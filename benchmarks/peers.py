@@ -34,16 +34,16 @@ from torch.nn import functional as F
 
 from benchmarks.workers import ANSWER
 from helpers import corpus, training
-from helpers.course import experiments, recipes, speedrun
+from helpers.course import experiments, recipes, speedrun, speedrun_results
 from helpers.machine import runtime, timing
 from helpers.model import GPT, GPTConfig
 from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, TODAY = (getattr(speedrun.RECIPES["laptop"], name) for name in ("model", "training"))  # before the speedrun
-RATES = (5e-4, 1e-3, 2e-3, 3e-3, 5e-3)  # that "hf_tuned" tries
+RATES = (1e-3, 2e-3, 4e-3)  # that "hf_tuned" tries
 TUNING_SEED = 100
-PACE_STEPS, PACE_ROUNDS = 60, 3
+PACE_STEPS, PACE_ROUNDS, PACE_SKIPPED = 60, 3, 5  # the first steps of a process are slower
 REPORTING = ("eval_every", "eval_tokens", "sample_every", "sample_tokens", "seed")
 NOT_INSTALLED = "not installed: pip install accelerate"
 
@@ -99,14 +99,16 @@ def is_installed():
 
 
 class Clock:
-    """The seconds of training: from the first forward pass in training mode to stop()."""
+    """The seconds of training: from a forward pass in training mode, of which `skipped` are left out, to stop()."""
 
-    def __init__(self, model):
-        self.start = None
+    def __init__(self, model, skipped=0):
+        self.start, self.skipped = None, skipped
         self.hook = model.register_forward_pre_hook(self.begin)
 
     def begin(self, model, inputs):
-        if model.training:
+        if model.training and self.skipped:
+            self.skipped -= 1
+        elif model.training:
             self.start = time.perf_counter()
             self.hook.remove()
 
@@ -120,8 +122,8 @@ def stretched(config, steps):
                    eval_every=steps, eval_tokens=1, sample_every=steps)
 
 
-def train_course(peer, train_ids, validation_ids, steps, seed):
-    """Trains a GPT by the course's loop. Returns it and the seconds."""
+def train_course(peer, train_ids, validation_ids, steps, seed, skipped=0):
+    """Trains a GPT by the course's loop. Returns it and the seconds, without those of the first `skipped` steps."""
     runtime.seed_everything(seed)
     model = GPT(peer.model)
     for name in peer.changes:
@@ -130,7 +132,7 @@ def train_course(peer, train_ids, validation_ids, steps, seed):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.endswith("bias"))
 
-    clock = Clock(model)
+    clock = Clock(model, skipped)
     config = replace(stretched(peer.training, steps), seed=seed)
     training.train(model, train_ids, validation_ids, config, progress=False)
     return model, clock.stop()
@@ -161,16 +163,16 @@ class Scored(nn.Module):
         return F.cross_entropy(self.model(ids).logits.flatten(0, 1), targets.flatten())  # (B*T, V), (B*T,) -> ()
 
 
-def train_trainer(peer, train_ids, steps, seed, rate=None):
+def train_trainer(peer, train_ids, steps, seed, rate=None, skipped=0):
     """Trains transformers' GPT-2 by its Trainer with its default settings, except a rate if given. Returns it and the
-    seconds."""
+    seconds, without those of the first `skipped` steps."""
     import transformers
 
     runtime.seed_everything(seed)
     shape = {name: getattr(peer.model, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
     last = peer.model.vocab_size - 1
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, bos_token_id=last, eos_token_id=last))
-    clock = Clock(model)
+    clock = Clock(model, skipped)
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder, max_steps=steps, seed=seed, use_cpu=True, report_to="none", save_strategy="no",
@@ -180,15 +182,15 @@ def train_trainer(peer, train_ids, steps, seed, rate=None):
     return Scored(model), seconds
 
 
-def run(name, steps, seed, rate=None, measure=True):
+def run(name, steps, seed, rate=None, measure=True, skipped=0):
     """One run of an arm: {"steps", "seed", "seconds", "wall"} and, if measure, the validation "loss"."""
     began, peer = time.perf_counter(), peers()[name]
     book = corpus.load_gulliver("course")
     train_ids, validation_ids = corpus.split_validation(book.split()[0])
     if peer.training:
-        model, seconds = train_course(peer, train_ids, validation_ids, steps, seed)
+        model, seconds = train_course(peer, train_ids, validation_ids, steps, seed, skipped)
     else:
-        model, seconds = train_trainer(peer, train_ids, steps, seed, rate)
+        model, seconds = train_trainer(peer, train_ids, steps, seed, rate, skipped)
     loss = training.evaluate(model, validation_ids, peer.model.n_positions) if measure else None
     wall = time.perf_counter() - began
     return {"steps": steps, "seed": seed, "seconds": round(seconds, 3), "wall": round(wall, 3), "loss": loss,
@@ -221,7 +223,8 @@ def resumed(path, names, seconds):
     origin, old = timing.origin("cpu"), {}
     with contextlib.suppress(OSError, ValueError):
         old = json.loads(Path(path).read_text(encoding="utf-8"))
-    if (old.get("budget"), old.get("device"), old.get("threads")) != (seconds, origin["device"], origin["threads"]):
+    now = {**origin, "transformers": metadata.version("transformers"), "budget": seconds}
+    if any(old.get(key) != now[key] for key in ("budget", "device", "threads", "torch", "transformers")):
         old = {}
     arms = {}
     for name, peer in peers().items():
@@ -231,8 +234,7 @@ def resumed(path, names, seconds):
         elif name in names:
             arms[name] = {"settings": peer.settings(), "steps": None, "pace": [], "rate": None, "tuning": [],
                           "runs": []}
-    return {**origin, "transformers": metadata.version("transformers"), "budget": seconds, "arms": arms,
-            "missing": {}}
+    return {**now, "arms": arms, "missing": {}}
 
 
 def measure_pace(result, names, save, rounds=PACE_ROUNDS, steps=PACE_STEPS, execute=run_apart):
@@ -247,7 +249,8 @@ def measure_pace(result, names, save, rounds=PACE_ROUNDS, steps=PACE_STEPS, exec
         order = list(dict.fromkeys(["today", *unknown]))
         first = turn % len(order)
         order = order[first:] + order[:first]
-        seconds = {name: execute(name, steps=steps, seed=turn, measure=False)["seconds"] / steps for name in order}
+        seconds = {name: execute(name, steps=steps + PACE_SKIPPED, seed=turn, measure=False,
+                                 skipped=PACE_SKIPPED)["seconds"] / steps for name in order}
         for name in unknown:
             arms[name]["pace"].append([seconds[name], seconds["today"]])
         report(f"pace, round {turn + 1} of {rounds}: "
@@ -309,9 +312,12 @@ python -m benchmarks.peers --record    # also record the result, so that it appe
 ```
 """
 NOTE = """\
-- **Loss** is the mean over the seeds, ± their standard deviation. **Difference** is from the course's recipe.
-- **The course's recipe** was chosen on this validation set, and so was the learning rate of the row “tuned”{rates}.
-  The other rows have the settings of their source.
+- **Loss** is the mean over the seeds, ± their standard deviation. **Difference** is from the course's recipe, ± half
+  its 95 % interval (Welch).
+- **The course's recipe** was chosen on this validation set, and so was the learning rate of the row “tuned”, the best
+  of {rates}. The other rows have the settings of their source.
+- Each model is measured in windows of its own context. Windows of 64 tokens (the course's recipe, nanoGPT's settings)
+  show each prediction less text than the others' windows of 128.
 - **nanoGPT's settings** are those that its README gives for a laptop (`config/train_shakespeare_char.py` with 4
   blocks, 4 heads, a width of 128, 12 x 64 tokens, no dropout), in the course's loop: learning rate 1e-3 to
   1e-4, warm-up over 5 % of the batches, AdamW with betas 0.9 and 0.99, no biases. They were made for single
@@ -333,7 +339,12 @@ def row(result, name, label):
     spread = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
     seconds = statistics.median(done["seconds"] for done in arm["runs"])
     course = [done["loss"] for done in result["arms"].get("course", {"runs": []})["runs"]]
-    difference = f"{statistics.mean(losses) - statistics.mean(course):+.3f}" if course and name != "course" else ""
+    difference = ""
+    if name != "course" and min(len(losses), len(course)) > 1:
+        change, half, _ = speedrun_results.difference_interval(losses, course)
+        difference = f"{change:+.3f} ± {half:.3f}"
+    if arm["rate"]:
+        label = f"{label} ({arm['rate']:g})"
     return f"| {label} | {arm['steps']:,} | {seconds:.1f} | {statistics.mean(losses):.3f}{spread} | {difference} |"
 
 
@@ -363,12 +374,10 @@ def section(folder):
         return ""
     first = next(iter(results[0]["arms"].values()))["runs"]
     text = first[0]["text"] if first else "Gulliver's Travels"
-    tuned = results[0]["arms"].get("hf_tuned", {}).get("rate")
-    rates = f" ({tuned:g}, the best of {', '.join(f'{rate:g}' for rate in RATES)})" if tuned else ""
     minutes = max(1, round(minutes_of(results[0])))
     return "\n".join([INTRODUCTION.format(text=text, minutes=minutes),
                       *(table(result).replace("## ", "### ", 1) for result in results),
-                      NOTE.format(rates=rates)])
+                      NOTE.format(rates=", ".join(f"{rate:g}" for rate in RATES))])
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

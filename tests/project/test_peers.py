@@ -16,12 +16,12 @@ class FakeRuns:
     def __init__(self, fail_after=None):
         self.calls, self.fail_after = [], fail_after
 
-    def __call__(self, name, steps, seed, rate=None, measure=True):
+    def __call__(self, name, steps, seed, rate=None, measure=True, skipped=0):
         if len(self.calls) == self.fail_after:
             raise KeyboardInterrupt
         self.calls.append((name, steps, seed, rate))
         loss = (4.5 if name == "course" else 5.0) + 0.1 * seed + (abs(rate - 2e-3) if rate else 0)
-        seconds = SECONDS[name] * steps
+        seconds = SECONDS[name] * (steps - skipped)
         return {"steps": steps, "seed": seed, "seconds": seconds, "wall": seconds + 3, "rate": rate, "text": "A book",
                 "loss": loss if measure else None}
 
@@ -44,7 +44,8 @@ def test_arms_take_turns_for_the_same_seconds_and_a_stopped_run_continues(tmp_pa
     second = FakeRuns()
     assert peers.main(options, tmp_path, second) == 0
     assert second.calls == [("nanogpt", 2000, 1, None), ("course", 500, 1, None)]
-    assert "| nanoGPT's settings for a laptop | 2,000 | 100.0 | 5.050 ± 0.071 | +0.500 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| nanoGPT's settings for a laptop | 2,000 | 100.0 | 5.050 ± 0.071 | +0.500 ± 0.304 |" in printed
 
 
 def test_runs_of_another_recipe_are_repeated(tmp_path, installed, monkeypatch):
@@ -54,7 +55,8 @@ def test_runs_of_another_recipe_are_repeated(tmp_path, installed, monkeypatch):
     monkeypatch.setattr(peers, "peers", lambda: {**before, "lectures": peers.replace(before["lectures"], changes=())})
     again = FakeRuns()
     peers.main(options, tmp_path, again)
-    assert [call for call in again.calls if call[1] > peers.PACE_STEPS] == [("lectures", 500, 0, None)]
+    longest_pace = peers.PACE_STEPS + peers.PACE_SKIPPED
+    assert [call for call in again.calls if call[1] > longest_pace] == [("lectures", 500, 0, None)]
 
 
 def test_the_learning_rate_is_chosen_by_the_validation_loss(tmp_path, installed):
@@ -80,7 +82,8 @@ def test_the_section_is_empty_without_a_record_and_shows_one(tmp_path, installed
     peers.main(["--seeds", "0", "1", "2", "--out", str(tmp_path / "peers_a.json")], tmp_path, FakeRuns())
     text = peers.section(tmp_path)
     assert text.startswith("## Other recipes") and "| the course's recipe | 500 | 100.0 | 4.600 ± 0.100 |  |" in text
-    assert "(0.002, the best of 0.0005, 0.001, 0.002, 0.003, 0.005)" in text and "; 3 seeds;" in text
+    assert "learning rate tuned (0.002) |" in text and "the best of\n  0.001, 0.002, 0.004" in text
+    assert "; 3 seeds;" in text
 
 
 def test_a_short_recording_is_refused():
@@ -92,6 +95,17 @@ def test_a_schedule_keeps_its_shares_when_it_is_stretched():
     config = peers.stretched(peers.TODAY, 1000)
     assert (config.steps, config.warmup_steps) == (1000, 100)
     assert config.learning_rate_at(549) == pytest.approx(peers.TODAY.learning_rate_at(274), rel=0.01)
+
+
+def test_the_clock_leaves_the_first_steps_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: now[0])
+    model = torch.nn.Linear(1, 1)
+    clock = peers.Clock(model, skipped=2)
+    for _ in range(5):
+        model(torch.ones(1, 1))
+        now[0] += 1.0
+    assert clock.stop() == 3.0
 
 
 def test_nanogpts_settings_train_without_biases():
