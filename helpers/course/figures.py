@@ -159,7 +159,7 @@ def plot_panels(*panels, height=5.0):
         axis.set_ylim(panel.get("limits"))
         if "xbase" in panel:
             axis.set_xscale("log", base=panel["xbase"], subs=[])
-            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.xaxis.set_major_formatter("{x:,g}")
         legend = panel.get("legend", "best") if len(panel["curves"]) > 1 else None
         finish(axis, panel["title"], panel["xlabel"], panel["ylabel"], legend)
     plt.show()

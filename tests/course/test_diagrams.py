@@ -283,6 +283,55 @@ def test_the_windows_are_a_random_batch_of_the_course():
         assert contains("windows", [tape[i] for i in part.flatten()])
 
 
+@pytest.mark.parametrize("tokens", (1000, 123_456))
+def test_the_three_sets_are_cut_as_the_course_cuts_a_book(tokens):
+    train, validation, test = data_pictures.set_sizes(tokens)
+    assert train + validation + test == tokens
+    assert (train / tokens, validation / tokens, test / tokens) == pytest.approx((0.81, 0.09, 0.1), abs=1 / tokens**0.5)
+
+
+def test_the_bar_of_the_book_shows_each_set_with_its_share_and_its_use():
+    found = texts("three-sets")
+    for text in ("training set: 81%", "9%", "training + validation: 90%", "training: the weights",
+                 "validation: every choice", "test: looked at once"):
+        assert found.count(text) == 1, text
+    assert found.count("10%") == 2
+    first, *_, last = (node for node in picture("three-sets")[1].iter(f"{SVG}rect") if node.get("height") == "58.0")
+    left, right = float(first.get("x")), float(last.get("x")) + float(last.get("width"))
+    assert float(first.get("width")) == pytest.approx(0.81 * (right - left), abs=0.2)
+
+
+def test_random_windows_leave_gaps_and_an_epoch_reads_each_token_once():
+    random, shuffled = data_pictures.strip_starts()
+    T, N = data_pictures.STRIP_T, data_pictures.STRIP
+    counts, once = data_pictures.times_read(random), data_pictures.times_read(shuffled)
+    positions = torch.tensor(random)[:, None] + torch.arange(T)
+    assert counts == torch.bincount(positions.flatten(), minlength=N).tolist()
+    assert sum(counts) == sum(once) == T * data_pictures.STRIP_WINDOWS
+    assert max(counts) > 2 and counts.count(0) > once.count(0) == T
+    offset = min(shuffled)
+    assert 0 < offset < T and once[offset:offset + T * len(shuffled)] == [1] * T * len(shuffled)
+    assert shuffled != sorted(shuffled), "the order is not shuffled"
+    assert counts.count(0) / N == pytest.approx(1 - corpus.expected_coverage(N, T, len(random)), abs=0.05)
+
+
+def test_the_picture_of_epochs_shows_the_counts_and_names_them():
+    random, shuffled = data_pictures.strip_starts()
+    counts, once = data_pictures.times_read(random), data_pictures.times_read(shuffled)
+    description = picture("epochs")[0].description
+    for each in (counts, once):
+        assert contains("epochs", [str(times) for times in each if times])
+    for starts in (random, shuffled):
+        in_order = [str(starts.index(start) + 1) for start in sorted(starts)]
+        assert set(in_order) <= set(texts("epochs"))
+    never = f"{counts.count(0) / len(counts):.0%}"
+    assert f"never read: {never} · most often: {max(counts)} times" in texts("epochs")
+    assert f"{never} of the tokens are never read" in description and f"more than {max(counts)} times" in description
+    assert contains("epochs", [str(shuffled.index(start) + 1) for start in sorted(shuffled)])
+    hatched = [node for node in picture("epochs")[1].iter(f"{SVG}rect") if node.get("fill") == "url(#epochs-hatch)"]
+    assert len(hatched) == counts.count(0) + once.count(0)
+
+
 def test_the_loop_draws_the_likeliest_of_the_kept_tokens():
     last, cooled, probabilities, drawn = data_pictures.next_token()
     kept = probabilities.nonzero().flatten()

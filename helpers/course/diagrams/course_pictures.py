@@ -9,9 +9,10 @@ MAP = {  # notebook: (short name, what it is about, column, row); the columns ar
     "03": ("speed", "stream", 3, 0), "04": ("pretrained", "k", 3, 1), "05": ("counting", "stream", 2, 0),
     "06": ("weights", "k", 2, 2), "07": ("training", "mlp", 3, 2), "08": ("many GPUs", "mlp", 4, 2),
     "09": ("experiments", "mlp", 4, 3), "10": ("a circuit", "k", 4, 1), "11": ("blank file", "result", 3, 3),
+    "12": ("speedrun", "mlp", 4, 4),
 }
 NEEDS = (("00", "01"), ("01", "02"), ("02", "03"), ("02", "04"), ("02", "05"), ("02", "07"), ("02", "06"), ("04", "10"),
-         ("07", "08"), ("07", "09"), ("07", "11"))
+         ("07", "08"), ("07", "09"), ("07", "11"), ("09", "12"))
 
 RING_COLOURS = ("q", "k", "v")  # of the processes in the ring, and of what they begin with
 
@@ -25,9 +26,10 @@ def course_map(here=None):
         f"course-map-{here}" if here else "course-map", "The map of the course", "Notebook 00 prepares, 01 explains "
         "attention, 02 builds Model 5, the complete GPT-2. From there ways lead to its speed (03), its parameters "
         "(05) and its weights (06), to a pretrained GPT-2 (04) and a circuit in it (10), and to training (07), "
-        f"several GPUs (08), experiments (09) and writing GPT-2 from a blank file (11).{place}", 476)
-    width, height = 158, 76
-    corner = {name: (26 + 187 * column, 40 + 106 * row) for name, (_, _, column, row) in MAP.items()}
+        "several GPUs (08), experiments (09) with a race for the best recipe (12), and writing GPT-2 from a blank "
+        f"file (11).{place}", 500)
+    width, height = 158, 66
+    corner = {name: (26 + 187 * column, 30 + 94 * row) for name, (_, _, column, row) in MAP.items()}
     for start, end in NEEDS:
         (x1, y1), (x2, y2) = corner[start], corner[end]
         if x1 == x2:  # above or below

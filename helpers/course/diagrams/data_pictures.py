@@ -1,8 +1,9 @@
-"""Pictures of the data's way: from text to logits and a loss, windows for training, and the loop that writes text."""
+"""Pictures of the data's way: from text to logits and a loss, windows and epochs for training, the three sets, and the
+loop that writes text."""
 
 import torch
 
-from helpers import attention
+from helpers import attention, corpus
 from helpers.course.diagrams import sentence
 from helpers.course.diagrams.sentence import IDS, TARGETS, TEXT, WORDS, T, V
 from helpers.course.diagrams.svg import LARGE, SMALL, Drawing, number
@@ -129,6 +130,126 @@ def windows():
     return drawing
 
 
+# --- the three sets --------------------------------------------------------------------------------------------------
+
+BOOK_LEFT, BOOK_WIDTH = 36, 888  # of the bar that is the book
+
+
+def set_sizes(tokens=10_000):
+    """How many of a book's tokens are in its training, validation and test set, as the course splits by default."""
+    train_ids, test_ids = corpus.Corpus("a book", "", torch.arange(tokens), None).split()
+    return tuple(map(len, (*corpus.split_validation(train_ids), test_ids)))
+
+
+def _book(drawing, y, parts):
+    """The book as a bar of parts: (share, text, kind), or (share, text, kind, "hatched"). Returns their middles."""
+    left, middles = BOOK_LEFT, []
+    for share, text, kind, *hatched in parts:
+        drawing.grid(left, y, [[(text, kind, *hatched)]], share * BOOK_WIDTH, height=58)
+        middles.append(left + share * BOOK_WIDTH / 2)
+        left += share * BOOK_WIDTH
+    return middles
+
+
+def three_sets():
+    """The book as one bar: training, validation and test set while a recipe is chosen, and in the final measurement."""
+    train, validation, test = (size / sum(set_sizes()) for size in set_sizes())
+    drawing = Drawing(
+        "three-sets", "Training, validation and test set", "Gulliver’s Travels as one bar, from its first token to its "
+        f"last. While a recipe is chosen, the first {train:.0%} are the training set, from which the weights are "
+        f"learned, the next {validation:.0%} are the validation set, on which every choice is made, and the last "
+        f"{test:.0%} are the test set, which nobody looks at (hatched). For the final measurement, training set and "
+        f"validation set, together {train + validation:.0%}, train the chosen recipe, and the test set measures it, "
+        "once.", 440)
+    for y, says in ((34, "1 · Choosing a recipe"), (262, "2 · The final measurement")):
+        drawing.text(BOOK_LEFT, y, says, anchor="start", bold=True)
+    drawing.text(924, 34, "Gulliver’s Travels, from first to last token", SMALL, "end", colour="muted")
+    train_x, validation_x, test_x = _book(drawing, 58, (
+        (train, f"training set: {train:.0%}", "mlp"), (validation, f"{validation:.0%}", "k"),
+        (test, f"{test:.0%}", "plain", "hatched")))
+    drawing.text(train_x, 142, "training: the weights", colour="mlp")
+    drawing.arrow((validation_x, 116), (validation_x, 160), head=False, width=2, kind="k")
+    drawing.text(validation_x + 40, 176, "validation: every choice", anchor="end", colour="k")
+    drawing.arrow((test_x, 116), (test_x, 196), head=False, width=2)
+    drawing.text(924, 212, "test: not looked at yet", anchor="end", colour="muted")
+    both_x, test_x = _book(drawing, 286, (
+        (train + validation, f"training + validation: {train + validation:.0%}", "mlp"),
+        (test, f"{test:.0%}", "result")))
+    drawing.text(both_x, 370, "training: a new model by the chosen recipe", colour="mlp")
+    drawing.arrow((test_x, 344), (test_x, 388), head=False, width=2, kind="result")
+    drawing.text(924, 404, "test: looked at once", anchor="end", colour="result")
+    return drawing
+
+
+# --- random windows and shuffled epochs ------------------------------------------------------------------------------
+
+STRIP_WINDOWS, STRIP_T = 12, 4
+STRIP = STRIP_T * (STRIP_WINDOWS + 1)  # tokens: an epoch's windows, and T more for its offset and last target
+TOKEN = 17  # the width of a token
+SEED = 1
+# How a token looks that is read so often; the number of a token that is read more often stands on the full shade.
+LOOKS = {0: ("", "plain", "hatched"), 1: ("1", "mlp", 0.25), 2: ("2", "mlp", 0.6)}
+
+
+def strip_starts():
+    """The starts of 12 random windows over the strip, and of the windows of its first epoch, in the order in which the
+    course draws them."""
+    ids = torch.arange(STRIP)
+    random = corpus.random_batch(ids, STRIP_WINDOWS, STRIP_T, torch.Generator().manual_seed(SEED))[0]
+    epoch = corpus.epoch_batch(ids, STRIP_WINDOWS, STRIP_T, step=0, seed=SEED)[0]
+    return random[:, 0].tolist(), epoch[:, 0].tolist()
+
+
+def times_read(starts):
+    """How often each token of the strip is in one of the windows."""
+    return [sum(start <= i < start + STRIP_T for start in starts) for i in range(STRIP)]
+
+
+def _windows_over_strip(drawing, y, starts):
+    """The windows with their order numbers, one above the other where they overlap, and under them the strip."""
+    rows = []  # of (order number, start)
+    for order, start in sorted(enumerate(starts, start=1), key=lambda pair: pair[1]):
+        row = next((row for row in rows if row[-1][1] + STRIP_T <= start), None)
+        if row is None:
+            rows.append(row := [])
+        row.append((order, start))
+    for i, row in enumerate(rows):
+        for order, start in row:
+            drawing.box(BOOK_LEFT + TOKEN * start + 1, y + 34 * i, TOKEN * STRIP_T - 2, 28, str(order), "mlp", SMALL)
+    bottom = y + 34 * len(rows) + 4
+    cells = [LOOKS.get(times, (str(times), "mlp", 1.0)) for times in times_read(starts)]
+    drawing.grid(BOOK_LEFT, bottom, [cells], TOKEN, height=36)
+    return bottom + 36
+
+
+def epochs():
+    """Random windows against a shuffled epoch: how often each token of a text is read by as many windows."""
+    random, shuffled = strip_starts()
+    counts, once = times_read(random), times_read(shuffled)
+    never, edges, offset = counts.count(0) / STRIP, once.count(0), min(shuffled)
+    drawing = Drawing(
+        "epochs", "Random windows and shuffled epochs", f"A strip of {STRIP} tokens is read twice, each time by "
+        f"{STRIP_WINDOWS} windows of T = {STRIP_T} tokens, numbered in the order in which they are drawn. Above, the "
+        f"windows begin at random: some overlap, and between others there are gaps. {never:.0%} of the tokens are "
+        f"never read (hatched), {sum(times > 1 for times in counts) / STRIP:.0%} more than once, and none more "
+        f"than {max(counts)} times. Below, the windows of one shuffled epoch lie end to end, and only their order is "
+        f"random: every token in them is read exactly once. The first window begins at token {offset}, a small random "
+        f"offset, which leaves {edges} tokens at the edges of the strip. Each epoch draws its own offset and order.",
+        490)
+    drawing.text(BOOK_LEFT, 34, f"{STRIP_WINDOWS} random windows", anchor="start", bold=True)
+    drawing.text(924, 34, f"never read: {never:.0%} · most often: {max(counts)} times", SMALL, "end", colour="muted")
+    bottom = _windows_over_strip(drawing, 60, random)
+    drawing.text(BOOK_LEFT, bottom + 50, f"one shuffled epoch of {STRIP_WINDOWS} windows", anchor="start", bold=True)
+    drawing.text(924, bottom + 50, f"each token once, but for {edges} at the edges", SMALL, "end", colour="muted")
+    bottom = _windows_over_strip(drawing, bottom + 76, shuffled)
+    for y, says, colour in (
+            (34, f"offset of this epoch: {offset}; each epoch draws its own offset and order", "accent"),
+            (68, "boxes: the windows, numbered in the order in which they are drawn", "muted"),
+            (98, "strip: how often each token is read; hatched: never", "muted")):
+        drawing.text(BOOK_LEFT, bottom + y, says, SMALL, "start", colour=colour)
+    return drawing
+
+
 # --- the loop that writes text ---------------------------------------------------------------------------------------
 
 TEMPERATURE, TOP_K = 0.8, 3
@@ -199,4 +320,5 @@ def generation_loop():
     return drawing
 
 
-PICTURES = {"text-to-logits": text_to_logits, "windows": windows, "generation-loop": generation_loop}
+PICTURES = {"text-to-logits": text_to_logits, "windows": windows, "three-sets": three_sets, "epochs": epochs,
+            "generation-loop": generation_loop}
