@@ -27,8 +27,8 @@ COMMAND = "python -m scripts.claims_table"
 README_ROW = re.compile(r"(?m)^\| \[(\d+)\]\(CLAIMS\.md#claim-\d+\) \|.*$")
 
 INTRODUCTION = """\
-Every notebook ends with a ledger. It lists what you will often read about GPT-2, what a cell of that notebook has just
-measured, and the verdict. This page collects the ledgers from the outputs that are stored in the notebooks.
+Notebooks 01 to 09 end with a ledger. It lists what you will often read about GPT-2, what a cell of that notebook has
+just measured, and the verdict. This page collects the ledgers from the outputs that are stored in the notebooks.
 
 **Would you rather predict first?** Then work through a notebook before you read its section.
 

@@ -1,4 +1,4 @@
-"""The numbers of the three run sizes: which tokenizer, which model, how it is trained (notebooks 02, 07, 08 and 09)."""
+"""The numbers of the three run sizes: tokenizer, model, and how it is trained (notebooks 02, 07, 08, 09 and 12)."""
 
 from dataclasses import dataclass, replace
 

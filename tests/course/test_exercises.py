@@ -32,7 +32,7 @@ def raises(*arguments):
 
 
 def test_all_notebooks_have_exercises():
-    assert MODULES == [f"nb{number:02}" for number in range(12)]
+    assert MODULES == [f"nb{number:02}" for number in range(13)]
 
 
 def test_an_exercise_never_stops_run_all(capsys):

@@ -73,7 +73,7 @@ def lines_that_print(source):
 
 
 def test_the_notebooks_are_there():
-    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(12)]
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(13)]
 
 
 def test_it_is_valid_small_and_numbered(notebook):
