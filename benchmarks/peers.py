@@ -316,6 +316,8 @@ NOTE = """\
   its 95 % interval (Welch).
 - **The course's recipe** was chosen on this validation set, and so was the learning rate of the row “tuned”, the best
   of {rates}. The other rows have the settings of their source.
+- The **seconds** are those of the complete runs. They differ by as much as a program's pace then differed from its pace
+  in the short runs, so read a small difference in loss together with them.
 - Each model is measured in windows of its own context. Windows of 64 tokens (the course's recipe, nanoGPT's settings)
   show each prediction less text than the others' windows of 128.
 - **nanoGPT's settings** are those that its README gives for a laptop (`config/train_shakespeare_char.py` with 4
