@@ -113,5 +113,6 @@ def test_the_records_that_ship_are_complete(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     kind = path.name.partition("_")[0]
     assert {"device", "type", "torch", "date"} <= set(record) and path == timing.record_path(kind, record)
-    results = {"bench": "rows", "speed": "rows", "training": "runs", "cuda": "tests", "induction": "runs"}[kind]
+    results = {"bench": "rows", "speed": "rows", "training": "runs", "cuda": "tests", "induction": "runs",
+               "peers": "arms"}[kind]
     assert record[results]

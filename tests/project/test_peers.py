@@ -82,7 +82,7 @@ def test_the_section_is_empty_without_a_record_and_shows_one(tmp_path, installed
     peers.main(["--seeds", "0", "1", "2", "--out", str(tmp_path / "peers_a.json")], tmp_path, FakeRuns())
     text = peers.section(tmp_path)
     assert text.startswith("## Other recipes") and "| the course's recipe | 500 | 100.0 | 4.600 ± 0.100 |  |" in text
-    assert "learning rate tuned (0.002) |" in text and "the best of\n  0.001, 0.002, 0.004" in text
+    assert "learning rate tuned (0.002) |" in text and "the best\n  of 0.001, 0.002, 0.004" in text
     assert "; 3 seeds;" in text
 
 
