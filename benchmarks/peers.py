@@ -66,7 +66,7 @@ class Peer:
 
     def settings(self):
         """All numbers, as they are recorded. A recorded run is valid only while they stay the same."""
-        numbers = asdict(self)
+        numbers = {**asdict(self), "tokenizer": speedrun.tokenizer_sum()}
         del numbers["label"]
         if self.training:
             numbers["training"] = {k: v for k, v in numbers["training"].items() if k not in REPORTING}

@@ -107,15 +107,15 @@ ATTEMPTS = {
         training={"steps": 135}),
     "short windows": Attempt(
         "sprint", "windows of 64 tokens instead of 128, so more steps in the same time",
-        "each update costs half as much, and what is predicted on one book needs little context",
+        "an update costs about half as much, and a model this small may not use more context",
         base="embeddings from counts", model={"n_positions": 64}, training={"context": 64, "steps": 225}),
     "bfloat16": Attempt(
         "sprint", "matrix products in bfloat16, on a processor that has it",
-        "half as many bytes a number; three digits are enough for a gradient that is noisy anyway",
+        "half as many bytes a number; a gradient is noisy anyway, and may need no more digits",
         base="short windows", training={"precision": "bf16"}),
     "stopped early": Attempt(
-        "distance", "the sprint's recipe in 350 steps, stopped before the model learns the book by heart",
-        "the validation loss falls further than the sprint needs; in much longer runs the training loss alone does",
+        "distance", "the sprint's recipe in 350 steps, with a schedule of this length",
+        "the validation loss falls further than the sprint needs; a run of all the time may learn the book by heart",
         base="short windows", training={"steps": 350}),
     "all its time": Attempt(
         "distance", "Muon, shuffled epochs and windows of 64 for as long as the old recipe",
@@ -123,7 +123,7 @@ ATTEMPTS = {
         training={"context": 64, "steps": 750}),
     "decay of the matrices": Attempt(
         "distance", "weight decay 1 instead of 0.1 for the blocks' matrices",
-        "the model reads the book six times: without it, it learns the book by heart", base="all its time",
+        "the model reads the book six times, and should not learn it by heart", base="all its time",
         training={"weight_decay": 1.0}),
     "strong decay": Attempt(
         "distance", "weight decay 0.3 instead of 0 for the embeddings, too",
@@ -404,13 +404,15 @@ def record_counting(size="laptop", folder=FOLDER):
     """Records the test losses of the models that only count, on the tokens that the final recipes are trained on."""
     book = the_book(size)
     losses = ngrams.kneser_ney_losses(*book.split(), book.tokenizer.vocab_size)
-    timing.write_json(path_of("counting", size, folder, "final_"), {"text": book.title, "losses": losses})
+    timing.write_json(path_of("counting", size, folder, "final_"),
+                      {"text": book.title, "tokenizer": tokenizer_sum(), "losses": losses})
 
 
 def counting(size="laptop", folder=FOLDER):
-    """The recorded test losses of the models that only count, {name: nats per token}; {} without a record."""
+    """The recorded test losses of the models that only count, {name: nats per token}; {} without a valid record."""
     path = path_of("counting", size, folder, "final_")
-    return json.loads(path.read_text(encoding="utf-8"))["losses"] if path.is_file() else {}
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return saved["losses"] if saved.get("tokenizer") == tokenizer_sum() else {}
 
 
 def before(name):
