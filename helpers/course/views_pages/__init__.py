@@ -108,7 +108,7 @@ def shortened(text, length):
 
 # The height of each view: its parts beside each other on a wide screen, below each other on a narrower one, on a phone.
 # 100cqi is the width of the output.
-HEIGHTS = {"steps": ("min(118px + 34cqi, 520px)", "min(160px + 140cqi, 1000px)", "198px + 140cqi"),
+HEIGHTS = {"steps": ("min(122px + 34cqi, 520px)", "min(160px + 140cqi, 1000px)", "198px + 140cqi"),
            "next-token": ("min(96px + 53cqi, 720px)", "122px + 203cqi", "480px"),
            "heads": ("615px", "1020px", "min(264px + 170cqi, 1030px)")}
 
