@@ -1,6 +1,6 @@
-"""Write CLAIMS.md, and the claims shown in README.md, from the results that are stored in the notebooks.
+"""Write CLAIMS.md, docs/articles.md and the claims shown in README.md from the results stored in the notebooks.
 
-    python -m scripts.claims_table            renew both files
+    python -m scripts.claims_table            renew the three files
     python -m scripts.claims_table --check    change nothing; exit status 1 if a file and the notebooks disagree
     python -m scripts.claims_table --record   measure what needs GPT-2's real weights, into data/measurements
 
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import nbformat
 
-from helpers.course.claims import MIME, RECORD, VERDICTS
+from helpers.course.claims import OWN, RECORD, SOURCES, VERDICTS
 from helpers.machine import assets
-from scripts import generated_pages, run_notebooks
+from scripts import articles, generated_pages, run_notebooks
+from scripts.ledgers import home_of, markdown, rows_of, stored_claims, stored_ledgers, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "python -m scripts.claims_table"
@@ -35,61 +36,50 @@ just measured, and the verdict. This page collects the ledgers from the outputs 
 How to read a verdict:
 
 - **holds** and **does not hold**: the measurement settles the claim. If a condition follows, it is part of the verdict.
-- **depends**: the claim holds in some cases and not in others. The condition that separates them was measured, too.
-- **inconclusive**: it was measured, but an effect of the size that matters could not be told from chance or from none.
+- **depends**: the claim holds in some cases and not in others. The condition that separates them was measured, on both
+  its sides.
+- **inconclusive**: it was measured, but an effect of the size that matters could not be told from chance. The verdict
+  names the smallest effect that would have been seen: a smaller one may exist.
 - **unmeasured here**: no measurement that was recorded for this copy settles the claim. It may need a GPU, or OpenAI's
-  weights. A stand-in or a much smaller model never settles a claim about GPT-2.
+  weights. If a part of the claim was measured, the verdict names the part that was not, since one half does not settle
+  the whole. Only a measured half that is wrong does: then the claim does not hold, and the verdict still names the half
+  that is unmeasured. A stand-in or a much smaller model never settles a claim about GPT-2.
+
+Claims 1 to 30 are statements of five articles, S0 to S4. [docs/articles.md](docs/articles.md) goes through the articles
+section by section, and says where the course treats each. Claims 31 to 36 are the course's own. A link to a notebook
+opens it at the cell that adds the claim to the ledger; where a program cannot do that, look for the heading.
 """
 
 
-def rows_of(notebook: nbformat.NotebookNode) -> list[dict]:
-    """The rows of a notebook's ledger, from its stored outputs."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [row for output in outputs for row in output.get("data", {}).get(MIME, {}).get("claims", [])]
-
-
-def stored_ledgers(root: Path) -> list[tuple[Path, str, list[dict]]]:
-    """Path, title and ledger rows of every notebook that has a ledger, in the order of the notebooks."""
-    paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    notebooks = [(path, nbformat.read(path, as_version=4)) for path in paths]
-    ledgers = [(path, notebook.cells[0].source.splitlines()[0].removeprefix("# "), rows_of(notebook))
-               for path, notebook in notebooks if notebook.cells]
-    return [(path, title, sorted(rows, key=lambda row: row["number"])) for path, title, rows in ledgers if rows]
-
-
-def stored_claims(root: Path) -> list[tuple[Path, dict]]:
-    """Every row of every notebook's ledger, with the notebook it is from, in the order of the claims' numbers."""
-    claims = [(path, row) for path, _, rows in stored_ledgers(root) for row in rows]
-    return sorted(claims, key=lambda claim: claim[1]["number"])
-
-
-def markdown(text: str) -> str:
-    """A stored text as one line of Markdown, in which nothing is read as markup."""
-    return re.sub(r"([*|<\\])", r"\\\1", text).replace("\n", " ")
-
-
-def verdict(row: dict) -> str:
-    """The verdict in bold, with its condition if there is one."""
-    return f"**{row['verdict']}**" + (f": {markdown(row['condition'])}" if row["condition"] else "")
+def sources(number: int) -> str:
+    """The article sections of a claim, with links to docs/articles.md."""
+    sections = SOURCES.get(number)
+    if not sections:
+        return OWN
+    return ", ".join(f"[{name}](docs/articles.md#{name.split()[0].lower()})" for name in sections)
 
 
 def overview(claims: list[tuple[Path, dict]]) -> str:
     """All claims as a compact table."""
-    lines = ["| # | You will often read that | Verdict | Notebook |", "|---|---|---|---|"]
+    lines = ["| # | You will often read that | Article | Verdict | Notebook |", "|---|---|---|---|---|"]
     for path, row in claims:
         number, link = row["number"], f"[{path.stem[:2]}](notebooks/{path.name})"
-        lines.append(f"| [{number}](#claim-{number}) | {markdown(row['statement'])} | {row['verdict']} | {link} |")
+        lines.append(f"| [{number}](#claim-{number}) | {markdown(row['statement'])} | {sources(number)} "
+                     f"| {row['verdict']} | {link} |")
     return "\n".join(lines) + "\n"
 
 
-def section(path: Path, title: str, rows: list[dict]) -> str:
+def section(root: Path, path: Path, title: str, rows: list[dict]) -> str:
     """The claims of one notebook, with every field."""
     parts = [f"## {title}\n\nMeasured in [{path.name}](notebooks/{path.name}).\n"]
     for row in rows:
+        home = home_of(root, row["number"])
         parts.append(f"### Claim {row['number']}\n\n> {markdown(row['statement'])}\n\n"
                      f"- Verdict: {verdict(row)}\n"
                      f"- Measured: {markdown(row['measured'])}\n"
-                     f"- Measured on: {markdown(row['measured_on'])}\n")
+                     f"- Measured on: {markdown(row['measured_on'])}\n"
+                     f"- From: {sources(row['number'])}\n"
+                     f"- Where: {home.link()}, cell `{home.cell}`\n")
     return "\n".join(parts)
 
 
@@ -99,7 +89,7 @@ def claims_page(root: Path) -> str:
     numbers = Counter(row["verdict"] for _, row in claims)
     counts = "; ".join(f"{name}: {numbers[name]}" for name in VERDICTS if numbers[name])
     parts = [INTRODUCTION, f"## All {len(claims)} claims\n\n{counts}.\n", overview(claims)]
-    parts += [section(*ledger) for ledger in stored_ledgers(root)]
+    parts += [section(root, *ledger) for ledger in stored_ledgers(root)]
     return generated_pages.with_note("Claims, measurements and verdicts", COMMAND, "\n".join(parts))
 
 
@@ -146,7 +136,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     options = parser.parse_args(arguments)
     if options.record:
         return record(root, RECORD)
-    pages = {"CLAIMS.md": claims_page(root), "README.md": readme_with_claims(root)}
+    pages = {"CLAIMS.md": claims_page(root), "README.md": readme_with_claims(root),
+             "docs/articles.md": articles.page(root, COMMAND)}
+    if not options.check:
+        (root / "docs").mkdir(exist_ok=True)
     outdated = [name for name, text in pages.items() if not generated_pages.renew(root / name, text, options.check)]
     for name in outdated:
         print(f"claims_table: {name} {f'is out of date; run {COMMAND}' if options.check else 'was renewed'}")

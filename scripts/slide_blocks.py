@@ -16,7 +16,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from helpers.course.claims import MIME
+from helpers.course.claims import MIME, conditions_of
 from scripts import rendering
 
 ROOM = 540  # height of a slide's body in units of a slide that is 1280 wide and 720 high
@@ -331,8 +331,9 @@ def claim_blocks(row: dict) -> list[Block]:
     """
     told = {key: html.escape(str(value)) for key, value in row.items()}
     css, sign = STAMPS[row["verdict"]]
-    condition = html.escape(shortened(row["condition"]))
-    why = f"<p><strong>Because:</strong> {condition}</p>" if condition else ""
+    condition = html.escape(shortened(conditions_of(row)))
+    word = "Missing" if row["verdict"] == "unmeasured here" and row.get("unmeasured") else "Because"
+    why = f"<p><strong>{word}:</strong> {condition}</p>" if condition else ""
     asked = "does it hold?" if short_statement(row) in row["statement"] else f"“{told['statement']}”"
     answer = (f'<div class="measured"><p><strong>Measured:</strong> {html.escape(first_clauses(row["measured"]))}</p>'
               f'<p><strong>On:</strong> {told["measured_on"]}</p>{why}</div>'

@@ -22,6 +22,7 @@ import nbformat
 from pygments.formatters import HtmlFormatter
 
 from helpers.course import diagrams
+from helpers.course.claims import conditions_of
 from scripts import slide_blocks
 from scripts.notebooks import ROOT, chosen
 from scripts.slide_blocks import INTRODUCED, ROOM, SEEN, Block, claims_of, plain
@@ -174,8 +175,8 @@ class Deck:
             slide.blocks = slide_blocks.claim_blocks(row)
             is_cut = slide_blocks.first_clauses(row["measured"]) != row["measured"]
             self.say([row["measured"]] if is_cut else [])
-            is_cut = slide_blocks.shortened(row["condition"]) != row["condition"]
-            self.say([row["condition"]] if is_cut else [])
+            conditions = conditions_of(row)
+            self.say([conditions] if slide_blocks.shortened(conditions) != conditions else [])
 
     def add_prose(self, cell, announces: bool) -> None:
         """A cell of Markdown. Of one that says what should be seen, the first paragraph is the last slide's caption."""

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
+from mdit_py_plugins.anchors.index import slugify
 
 from helpers.course.claims import MIME
 from scripts.fold_notebooks import answers, hides_code
+from scripts.ledgers import place_of
 from scripts.notebooks import ROOT, chosen
 from scripts.rendering import mathml
 
 BADGE = re.compile(r"\[!\[(?P<text>[^\]]*)\]\([^)]*colab-badge\.svg\)\]\((?P<address>[^)]*)\)")
 DRAWING = re.compile(r"(?m)^!\[(?P<text>[^\]]*)\]\((?P<address>[^)]*\.svg)\) *$")
+CELL = re.compile(r"(?P<file>[\w./]*\b(?P<number>\d\d)_\w+\.ipynb)#cell-id=(?P<cell>[\w-]+)")
 DIAGRAM = re.compile(r"diagrams\.show\([^\n]*\)\s*")
 DARK = re.compile(r"@media \(prefers-color-scheme:\s*dark\)\s*\{(.*?\})\s*\}", re.S)
 CONTENTS = """
@@ -53,9 +56,16 @@ def change_source(app, name: str, content: list[str]) -> None:
         content[0] = BADGE.sub(r"[\g<text>](\g<address>)", content[0])
         content[0] = DRAWING.sub(lambda found: drawing((folder / found["address"]).read_text(encoding="utf-8"),
                                                        found["text"]), content[0])
+        content[0] = CELL.sub(section_link, content[0])
     if name == app.config.root_doc:
         lessons, guides = chosen([]), sorted((ROOT / "docs").rglob("*.md"))
         content[0] += CONTENTS.format(lessons=names(lessons), guides=names(guides))
+
+
+def section_link(link: re.Match) -> str:
+    """A link to a cell of a notebook as one to the heading above the cell: pages of the website do not name cells."""
+    heading = place_of(ROOT, link["number"], link["cell"]).heading
+    return f"{link['file']}#{slugify(re.sub(r'[$][^$]*[$]', '', heading))}"
 
 
 def names(paths: list[Path]) -> str:

@@ -31,11 +31,66 @@ def test_rows_are_sorted_and_readable_by_a_program(monkeypatch):
         ((999, "x", "y", True), "not in STATEMENTS"),
         ((3, "x", "y", "perhaps"), "perhaps"),
         ((3, "x", "y", "depends"), "on what"),
+        ((3, "x", "y", "inconclusive"), "smallest"),
+        ((3, "x", "y", "inconclusive", "too few seeds"), "smallest"),
+        ((3, "x", "y", "inconclusive", "", "a small one"), "has no number"),
+        ((3, "x", "y", True, "", "", "the GPU half"), "holds, although the GPU half was not measured"),
+        ((3, "x", "y", "depends", "on the size", "", "the GPU half"), "depends, although the GPU half"),
+        ((3, "x", "y", "inconclusive", "", "0.05 nats", "the GPU half"), "although the GPU half"),
     ],
 )
 def test_incomplete_rows_are_refused(row, message):
     with pytest.raises(ValueError, match=message):
         Ledger("02").add(*row)
+
+
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        (("inconclusive", "too few seeds", "0.05 nats"),
+         "inconclusive: too few seeds; an effect of 0.05 nats would have been seen"),
+        (("inconclusive", "", "0.05 nats"), "inconclusive: an effect of 0.05 nats would have been seen"),
+        (("inconclusive", "", "a rule kept by 5 of 5 samples"),
+         "inconclusive: a rule kept by 5 of 5 samples would have been seen"),
+        (("unmeasured here", "needs a GPU", "", "the GPU half"), "unmeasured here: the GPU half; needs a GPU"),
+        ((False, "20 times slower", "", "the GPU half"),
+         "does not hold: 20 times slower; unmeasured here: the GPU half"),
+        ((True,), "holds"),
+    ],
+)
+def test_the_shown_verdict_names_what_was_not_seen_or_not_measured(monkeypatch, arguments, shown):
+    outputs = []
+    monkeypatch.setattr(claims, "display", lambda data, raw: outputs.append(data))
+    ledger = Ledger("02")
+    ledger.add(3, "x", "y", *arguments)
+    ledger.show()
+    assert shown in outputs[0]["text/html"] and f"verdict: {shown}" in outputs[0]["text/plain"].splitlines()[-1]
+    row = outputs[0][MIME]["claims"][0]
+    assert (row["smallest"], row["unmeasured"], row["source"]) == (*(*arguments, "", "", "")[2:4], "S1 7.2")
+    assert claims_table.verdict(row).replace("**", "") == shown
+
+
+def test_the_table_names_the_article_sections_if_there_are_any(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(claims, "display", lambda data, raw: outputs.append(data["text/html"]))
+    for number in (2, 31):
+        ledger = Ledger("02")
+        ledger.add(number, "x", "y", True)
+        ledger.show()
+    assert "S0 2.3, S1 3.2" in outputs[0] and claims.ARTICLES in outputs[0]
+    assert "Article" not in outputs[1] and claims.OWN not in outputs[1]
+
+
+def test_rows_that_older_versions_stored_are_still_read():
+    row = {"number": 3, "statement": "x", "measured": "y", "measured_on": "z", "verdict": "holds",
+           "condition": "rounded"}
+    assert claims.conditions_of(row) == "rounded" and claims_table.verdict(row) == "**holds**: rounded"
+    assert claims.Claim(**row).smallest == claims.Claim(**row).unmeasured == ""
+
+
+def test_a_claim_has_its_article_sections_or_is_the_courses_own():
+    assert sorted(claims.SOURCES) == list(range(1, 31)) and all(claims.SOURCES.values())
+    assert claims.source_of(2) == "S0 2.3, S1 3.2" and claims.source_of(31) == claims.OWN
 
 
 def test_a_cell_may_run_again_and_its_row_is_replaced():

@@ -235,18 +235,21 @@ def test_other_details_stay_in_the_notebook():
     assert "Long." not in text_of(slide) and slide.notes == ["A proof: in the notebook."]
 
 
-@pytest.mark.parametrize("verdict, css", [(True, "holds"), (False, "fails"), ("depends", "depends"),
-                                          ("inconclusive", "open"), ("unmeasured here", "open")])
-def test_each_claim_of_a_ledger_has_a_slide_with_a_stamp_that_waits(verdict, css):
+@pytest.mark.parametrize("verdict, css, needs, shown", [
+    (True, "holds", {}, ""), (False, "fails", {"unmeasured": "the GPU half"}, "unmeasured here: the GPU half"),
+    ("depends", "depends", {"condition": "on what"}, "<strong>Because:</strong> on what"),
+    ("inconclusive", "open", {"smallest": "0.05 nats"}, "an effect of 0.05 nats would have been seen"),
+    ("unmeasured here", "open", {"unmeasured": "the GPU half"}, "<strong>Missing:</strong> the GPU half"),
+])
+def test_each_claim_of_a_ledger_has_a_slide_with_a_stamp_that_waits(verdict, css, needs, shown):
     ledger = Ledger("05")
-    condition = "on what" if verdict in ("depends", "inconclusive") else ""
-    ledger.add(9, "measured & counted", "the meta device", verdict, condition)
+    ledger.add(9, "measured & counted", "the meta device", verdict, **needs)
     data = {slide_blocks.MIME: {"notebook": "05", "claims": [asdict(row) for row in ledger.claims]}}
     (slide,) = made(code("ledger.show()", new_output("display_data", data)))
     assert slide.name == "code-9" and slide.heading.startswith("GPT-2's four sizes have 124M, 355M, 774M")
     assert slide.told == f"{slide.heading}: {ledger.claims[0].verdict}" and len(slide.told) <= slides.LONGEST_HEADING
     assert [block.fragment for block in slide.blocks] == [False, True]
-    assert "measured &amp; counted" in slide.blocks[1].html
+    assert "measured &amp; counted" in slide.blocks[1].html and shown in slide.blocks[1].html
     assert re.search(rf'<div class="stamp {css}"><span>.</span> {ledger.claims[0].verdict}</div>', slide.blocks[1].html)
 
 
