@@ -50,8 +50,9 @@ bench: $(STAMP)  ## time Model 5 against Hugging Face's GPT-2 on this machine (A
 gpu:  ## measure all that needs an NVIDIA GPU, in 12 minutes (ARGS="--device cpu --quick" rehearses it on any machine)
 	$(if $(wildcard $(STAMP)),$(VENV_PYTHON),$(PYTHON)) -m scripts.gpu $(ARGS)
 
-experiments: $(STAMP)  ## train and record all variants of the recipe for notebook 09, in up to an hour (ARGS=--help lists the options)
+experiments: $(STAMP)  ## tune, train and record what notebook 09 compares, in a night (ARGS=--help lists the options)
 	$(VENV_PYTHON) -m helpers.course.experiments $(ARGS)
+	$(if $(filter -h --help --list --arms --groups,$(ARGS)),,$(VENV_PYTHON) -m data.recipes.measure_positions --models)
 
 speedrun: $(STAMP)  ## train what the laptop speedrun has not recorded yet, and print its table (ARGS=--help lists the options)
 	$(VENV_PYTHON) -m helpers.course.speedrun $(ARGS)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from benchmarks.workers import ANSWER
 from helpers import corpus, training
-from helpers.course import experiments, recipes, speedrun, speedrun_results
+from helpers.course import arms, recipes, speedrun, speedrun_results
 from helpers.machine import runtime, timing
 from helpers.model import GPT, GPTConfig
 from helpers.training import TrainConfig
@@ -53,7 +53,7 @@ class Peer:
     """One arm.
 
     label: its name in the table. model, training: a GPT of the course and its TrainConfig; training is None for
-    transformers' Trainer. changes: names in experiments.CHANGES. biases: whether biases are trained; if not, they
+    transformers' Trainer. changes: names in arms.CHANGES. biases: whether biases are trained; if not, they
     stay 0. rates: the learning rates to choose from on the validation set.
     """
 
@@ -83,8 +83,8 @@ def peers():
             "nanoGPT's settings for a laptop", replace(SHAPE, n_positions=64, dropout=0.0),
             replace(TODAY, steps=2000, batch_size=12, context=64, learning_rate=1e-3, warmup_steps=100,
                     beta2=0.99), biases=False),
-        "lectures": Peer("the lectures' recipe", SHAPE, replace(TODAY, **experiments.CONSTANT),
-                         changes=tuple(experiments.CHANGES)),
+        "lectures": Peer("the lectures' recipe", SHAPE, replace(TODAY, **arms.CONSTANT),
+                         changes=tuple(arms.CHANGES)),
         "hf_trainer": Peer("Hugging Face's Trainer, default settings", SHAPE),
         "hf_tuned": Peer("Hugging Face's Trainer, learning rate tuned", SHAPE, rates=RATES),
     }
@@ -127,7 +127,7 @@ def train_course(peer, train_ids, validation_ids, steps, seed, skipped=0):
     runtime.seed_everything(seed)
     model = GPT(peer.model)
     for name in peer.changes:
-        experiments.CHANGES[name](model)
+        arms.CHANGES[name](model)
     if not peer.biases:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.endswith("bias"))

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from helpers import corpus
-from helpers.course import experiments
+from helpers.course import arms
 from helpers.machine import assets
 
 LIST = Path(__file__).with_name("library.tsv")
@@ -102,7 +102,7 @@ def from_gutenberg():
     for number, row in sorted(numbered.items()):
         start = time.monotonic()
         text = corpus.strip_gutenberg(corpus.read_text(assets.gutenberg(number).path))
-        found.append(Book(row["author"], row["title"], int(row["year"]), experiments.unwrapped(text)))
+        found.append(Book(row["author"], row["title"], int(row["year"]), arms.unwrapped(text)))
         if time.monotonic() - start > DOWNLOADED:
             time.sleep(PAUSE)
     return found

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from helpers import corpus, training
-from helpers.course import experiments, records, text_statistics
+from helpers.course import arms, experiments, records, text_statistics
 from helpers.machine import assets, checkpoints, kernels, parallel, runtime, timing
 from helpers.model import GPTConfig
 
-RUNS = {  # name: the arm of experiments.ARMS and the seed, the most valuable first
+RUNS = {  # name: the arm of arms.ARMS and the seed, the most valuable first
     "course-0": ("base", 0),
     "lectures-0": ("source", 0),
     "course-1": ("base", 1),
@@ -41,8 +41,8 @@ def fastest_precision(device):
 def settings(name, size, every, precision):
     """The arm, the GPTConfig and the TrainConfig of a run."""
     arm, seed = RUNS[name]
-    shape, config = experiments.settings(experiments.ARMS[arm], size, seed)
-    return experiments.ARMS[arm], shape, replace(config, eval_every=every, precision=precision)
+    shape, config = arms.settings(arms.ARMS[arm], size, seed)
+    return arms.ARMS[arm], shape, replace(config, eval_every=every, precision=precision)
 
 
 class Recorder(training.Report):
@@ -170,7 +170,7 @@ def begin_or_continue(results, path, size):
 
 def record(options):
     """Trains the runs that are not recorded yet, and rewrites the record at each measurement. Returns its path."""
-    book = corpus.load_gulliver(experiments.RECIPES[options.size].tokenizer)
+    book = corpus.load_gulliver(arms.RECIPES[options.size].tokenizer)
     if options.size == "full" and (book.is_stand_in or book.tokenizer.vocab_size != GPTConfig().vocab_size):
         raise SystemExit("The full size needs Gulliver's Travels and GPT-2's tokenizer: connect to the internet, or "
                          "set COURSE_ASSETS.")
@@ -201,7 +201,7 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="recipe and seed (default: all, in this order)")
-    add("--size", choices=experiments.RECIPES, default="full", help="full: GPT-2 small; smoke: to try the program")
+    add("--size", choices=arms.RECIPES, default="full", help="full: GPT-2 small; smoke: to try the program")
     add("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest one")
     add("--stop-after", type=int, metavar="BATCHES", help="stop early; the learning-rate schedule stays the same")
     add("--every", type=int, help="batches between two measurements (default: 50; on a CPU 20)")
@@ -209,7 +209,7 @@ def parse(arguments):
     add("--checkpoints", type=Path, default=CHECKPOINTS, help="for the checkpoints (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.device = options.device or runtime.best_device().type
-    steps = experiments.RECIPES[options.size].training.steps
+    steps = arms.RECIPES[options.size].training.steps
     options.every = min(20 if options.device == "cpu" else 50, steps) if options.every is None else options.every
     options.stop_after = steps if options.stop_after is None else options.stop_after
     if not 1 <= options.stop_after <= steps:

@@ -1,5 +1,6 @@
-"""The experiments of notebook 09: arms differ as described, records are complete, and a stopped program continues."""
+"""The experiments of notebook 09: training, the choice of the learning rate, records, and the command line."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -8,181 +9,137 @@ import pytest
 import torch
 
 from helpers import corpus, training
-from helpers.course import experiments, recipes
-from helpers.course.experiments import ARMS
-from helpers.machine import checkpoints
+from helpers.course import arms, experiments, recipes
+from helpers.course.arms import ARMS
+from helpers.machine import assets
+from helpers.model import GPT
+from tests import small
+
+SMOKE = ("--size", "smoke")
 
 
 @pytest.fixture(scope="module")
 def book():
-    return corpus.load_text("data/voyage.txt", "course", title="a short book")
+    return corpus.load_text(assets.DATA / "voyage.txt", "course", title="a short book")
 
 
 @pytest.fixture
 def quick(monkeypatch, book):
-    """A tiny model, two steps, and a short text instead of the book."""
-    recipe = experiments.RECIPES["smoke"]
-    config = replace(recipe.training, steps=2, eval_every=1, eval_tokens=64, context=16, batch_size=2)
-    monkeypatch.setitem(experiments.RECIPES, "smoke", recipes.Recipe("course", replace(recipe.model, n_embd=8), config))
+    """A tiny model, four steps, and a short text instead of the book."""
+    recipe = arms.RECIPES["smoke"]
+    config = replace(recipe.training, steps=4, warmup_steps=1, context=16, batch_size=2, precision="fp32")
+    monkeypatch.setitem(arms.RECIPES, "smoke", recipes.Recipe("course", replace(recipe.model, n_embd=8), config))
     monkeypatch.setattr(corpus, "load_gulliver", lambda tokenizer: book)
     monkeypatch.setattr(experiments, "sample_pages", lambda *arguments: None)
     monkeypatch.setattr(experiments, "text_quality", lambda *arguments: {"known words": 0.5})
 
 
-def test_the_arms_cover_each_group_and_have_one_base():
-    groups = [arm.group for arm in ARMS.values()]
-    sections = {"recipe", "sampling", "test set", "leakage", "overfitting", "cleaning", "pretraining"}
-    assert groups.count("base") == 1 and set(groups) == {"base", *sections}
-    assert len({arm.what for arm in ARMS.values()}) == len(ARMS)
-    assert ARMS["source"].changes == tuple(experiments.CHANGES) and ARMS["source"].training == experiments.CONSTANT
+@pytest.fixture
+def faked(quick, monkeypatch):
+    """Tuning and training that only return numbers. Returns the calls: ("tune" or "run", arm, seed, rate)."""
+    calls = []
+
+    def tune(arm, book, size, rate, device):
+        calls.append(("tune", arm.what, None, rate))
+        return round(abs(math.log2(rate / 0.01)), 4) if rate < 0.05 else None  # best: 0.01, or its neighbour
+
+    def run(arm, book, size, seed, rate, device):
+        calls.append(("run", arm.what, seed, rate))
+        return {"test": 4.0 + seed, "seconds": 1.0}
+
+    monkeypatch.setattr(experiments, "tune", tune)
+    monkeypatch.setattr(experiments, "run", run)
+    return calls
 
 
-def test_an_arm_changes_what_its_name_says():
-    tied, untied = (experiments.build(ARMS[name], *shape_of(name)) for name in ("base", "untied"))
-    assert tied.lm_head.weight is tied.transformer.wte.weight
-    assert untied.lm_head.weight is not untied.transformer.wte.weight
-    assert experiments.settings(ARMS["small_dropout"], "laptop", 0)[0].dropout == 0.1
-    config = experiments.settings(ARMS["constant_rate"], "laptop", 5)[1]
-    assert {config.learning_rate_at(step) for step in (0, 100, 299)} == {1e-3} and config.seed == 5
-    assert experiments.settings(ARMS["voyage_longer"], "laptop", 0)[1].steps == 1.2 * 300
+def whats(*names):
+    return [ARMS[name].what for name in names]
 
 
-def shape_of(name, vocab_size=101):
-    return experiments.settings(ARMS[name], "smoke", 0)[0], vocab_size, 0
+# --- training --------------------------------------------------------------------------------------------------------
 
 
-def test_the_changes_of_the_lectures_recipe_do_what_their_names_say():
-    ids = torch.arange(24).view(2, 12)
-    base, wide, fake, scaled = (experiments.build(ARMS[name], *shape_of(name))
-                                for name in ("base", "wide_init", "fake_tie", "scaled_logits"))
-    assert wide.transformer.wte.weight.std() > 0.9 and wide.lm_head.weight is wide.transformer.wte.weight
-    assert torch.equal(fake.lm_head.weight, fake.transformer.wte.weight)
-    assert fake.lm_head.weight.data_ptr() != fake.transformer.wte.weight.data_ptr()
-    assert torch.allclose(scaled(ids) * math.sqrt(base.config.n_embd), base(ids), atol=1e-6)
-    assert torch.allclose(scaled(ids, ids).exp(), torch.nn.functional.cross_entropy(
-        scaled(ids).flatten(0, 1), ids.flatten()).exp(), rtol=1e-4)
+@pytest.mark.parametrize("sampling, dropout", [*itertools.product(("epochs", "random"), (0.0, 0.1))])
+def test_fit_has_exactly_the_losses_of_the_lessons_own_training(sampling, dropout):
+    config = replace(small.CONFIG, sampling=sampling, noise=0.05, optimizer="muon")
+    torch.manual_seed(1)
+    model = GPT(replace(small.MODEL, dropout=dropout))
+    same = GPT(replace(small.MODEL, dropout=dropout))
+    same.load_state_dict(model.state_dict())
+    _, history = small.train(config, same)
+    assert experiments.fit(model, small.TRAIN, config) == history.train_loss
+    assert torch.equal(small.weights(model), small.weights(same))
 
 
-def test_splits_use_every_token_once(book):
-    for name in ("base", "head", "middle", "blocked", "interleaved"):
-        split = ARMS[name].split(book, 16, 0)
-        both = torch.cat([split.train, split.test])
-        assert torch.equal(both.sort().values, book.ids.sort().values), name
-        assert 0.07 < len(split.test) / len(book.ids) < 0.13, name
-    first_tenth = ARMS["head"].split(book, 16, 0).test
-    assert torch.equal(first_tenth, book.ids[: len(first_tenth)])
+def test_measurements_are_made_when_they_are_due_and_change_nothing():
+    due, config = [], replace(small.CONFIG, steps=10, eval_every=4)
+    measured, unmeasured = small.new_model(), small.new_model()
+    losses = experiments.fit(measured, small.TRAIN, config, lambda step: due.append(step) or training.evaluate(
+        measured, small.TEST, config.context))
+    assert due == [0, 4, 8, 10] and losses == experiments.fit(unmeasured, small.TRAIN, config)
 
 
-def test_other_ways_of_cleaning_keep_the_same_words(book):
-    train, test = map(book.tokenizer.decode, book.split())
-    crlf, unwrapped = (ARMS[name].split(book, 16, 0) for name in ("crlf", "unwrapped"))
-    assert book.tokenizer.decode(crlf.test).replace("\r\n", "\n") == test
-    assert "\r\n" in book.tokenizer.decode(crlf.train)
-    flat = book.tokenizer.decode(unwrapped.train)
-    assert flat.split() == train.split() and flat.count("\n") < train.count("\n") / 3
-    assert torch.equal(crlf.other["clean test set"], book.split()[1])
+def test_windows_come_in_shuffled_epochs():
+    windows = arms.windows_of(torch.arange(13 * 4), 3, 4)  # (13, 4), each with tokens of its own
+    drawn = experiments.batches(windows, replace(small.CONFIG, batch_size=2, context=3), 64)
+    epochs = [torch.cat([next(drawn)[0][:, 0] for _ in range(6)]) for _ in range(2)]
+    assert all(len(epoch.unique()) == 12 for epoch in epochs), "no window comes twice in an epoch"
+    assert not torch.equal(*epochs)
+    x, y = next(drawn)
+    assert x.shape == y.shape == (2, 3) and torch.equal(y, x + 1)
 
 
-def test_the_raw_texts_header_is_trained_on_and_its_licence_is_tested(book, monkeypatch, tmp_path):
-    path = tmp_path / "raw.txt"
-    path.write_bytes(b"A header\r\n*** START OF THIS EBOOK ***\r\nbook\r\n*** END OF THIS EBOOK ***\r\nA licence\r\n")
-    monkeypatch.setattr(experiments.assets, "gulliver", lambda: experiments.assets.Asset(path, "raw"))
-    split = ARMS["raw"].split(book, 16, 0)
-    train, test = book.tokenizer.decode(split.train), book.tokenizer.decode(split.test)
-    assert train.startswith("A header") and "A licence" not in train
-    assert test.rstrip().endswith("A licence") and "A header" not in test
-
-
-def test_sets_split_by_window_share_tokens_and_those_split_by_passage_do_not(book):
-    marked = replace(book, ids=torch.arange(len(book.ids)))  # each token's id is its position
-    for name, shared in (("few_random", True), ("few_grouped", False), ("many_random", True), ("many_grouped", False)):
-        split = ARMS[name].split(marked, 16, 0)
-        assert split.train.shape[1] == split.test.shape[1] == 17
-        assert 0.15 < len(split.test) / (len(split.test) + len(split.train)) < 0.35
-        assert bool(set(split.train.flatten().tolist()) & set(split.test.flatten().tolist())) == shared, name
-        assert split.other["new text"].min() > max(split.train.max(), split.test.max())
-
-
-def test_an_epoch_visits_every_window_once(quick, book):
-    shape, config = experiments.settings(ARMS["epochs"], "smoke", 0)
-    split = ARMS["epochs"].split(book, config.context, 0)
-    assert torch.equal(split.train[:, :-1].flatten(), book.split()[0][: split.train[:, :-1].numel()])
-    seen = []
-    model = experiments.build(ARMS["epochs"], shape, book.tokenizer.vocab_size, 0)
-    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
-    windows, steps = split.train[:13], 13 // config.batch_size
-    config = replace(config, steps=steps, eval_every=steps)
-    history = experiments.train_by_epochs(model, windows, split.test[:65], config)
-    rows = torch.cat(seen)
-    assert len(rows) == steps * config.batch_size == len({tuple(row) for row in rows.tolist()})
-    assert len(history.train_loss) == steps and history.validation_step == [0, steps]
-
-
-def test_the_loss_on_windows_equals_the_loss_on_their_tokens(book):
-    model = experiments.build(ARMS["base"], *shape_of("base", book.tokenizer.vocab_size))
-    _, config = experiments.settings(ARMS["base"], "smoke", 0)
-    ids = book.ids[: 5 * config.context + 1]
-    windows = experiments.windows_of(ids, config.context, config.context)
-    expected = training.evaluate(model, ids, config.context)
-    assert experiments.mean_loss(model, windows, config) == pytest.approx(expected, abs=1e-5)
+def test_the_loss_on_windows_equals_the_loss_on_their_tokens():
+    model = small.new_model()
+    ids = small.TRAIN[: 70 * 16 + 1]
+    windows = arms.windows_of(ids, 16, 16)
+    expected = training.evaluate(model, ids, 16)
+    model.train()
+    assert experiments.mean_loss(model, windows, small.CONFIG) == pytest.approx(expected, abs=1e-5)
+    assert experiments.mean_loss(model, ids, small.CONFIG) == pytest.approx(expected, abs=1e-6) and model.training
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_runs(name, quick, book):
     results = experiments.run(ARMS[name], book, "smoke", 0)
-    json.dumps(results)
-    assert math.isfinite(results["final"]) and len(results["test_step"]) == len(results["test_loss"]) >= 2
-    assert results["passes"] > 0 and ("quality" in results) == ("train_tokens" in results)
+    json.dumps(results, allow_nan=False)
+    assert math.isfinite(results["test"]) and math.isfinite(results["train"]) and results["passes"] > 0
+    split = ARMS[name].split(book, 16, 0)
+    assert set(results["other"]) == set(split.other)
+    assert ("curve" in results) == bool(ARMS[name].points)
+    assert ("quality" in results) == (split.train.ndim == 1) and ("bits_per_byte" in results) == (split.test.ndim == 1)
+    if ARMS[name].points:
+        curve = results["curve"]
+        assert curve["step"][0] == 0 and len(set(map(len, curve.values()))) == 1
+        assert curve["test"][-1] == results["test"] and ("known words" in curve) == ARMS[name].form
 
 
-def test_records_are_resumed_and_outdated_settings_do_not_count(quick, tmp_path, monkeypatch, capsys):
-    names = ["base", "few_random"]
-    experiments.record(names, "smoke", (0,), folder=tmp_path)
-    assert len(capsys.readouterr().out.splitlines()) == 2
-    before = (tmp_path / "smoke" / "base.json").read_text()
-    experiments.record(names, "smoke", (0, 1), folder=tmp_path)
-    output = capsys.readouterr().out
-    assert "1/2 base, seed 1" in output and "2/2 few_random, seed 1" in output
-    records = experiments.load_records("smoke", tmp_path)
-    assert list(records) == names and list(records["base"]["runs"]) == ["0", "1"]
-    assert records["base"]["runs"]["0"] == json.loads(before)["runs"]["0"] != records["base"]["runs"]["1"]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"]
-
-    monkeypatch.setitem(ARMS, "base", replace(ARMS["base"], training={"learning_rate": 1e-4}))
-    assert experiments.main(["--list", "--arms", *names, "--size", "smoke", "--folder", str(tmp_path)]) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert "recorded: none" in listed[0] and "recorded: 0, 1" in listed[1]
+def test_runs_differ_by_seed_and_repeat_with_the_same_seed(quick, book):
+    runs = [experiments.run(ARMS["base"], book, "smoke", seed, 0.02)["training"] for seed in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
 
 
-def test_the_stand_in_never_replaces_the_book(book):
-    real, stand_in = (experiments.record_path("base", "smoke", replace(book, is_stand_in=is_stand_in))
-                      for is_stand_in in (False, True))
-    assert real.parent != stand_in.parent and real.name == stand_in.name
+def test_the_pretrained_start_reads_the_book_first(quick, monkeypatch, book):
+    fitted = []
+    monkeypatch.setattr(experiments, "fit", lambda model, data, config, *rest: fitted.append((data, config)) or [])
+    experiments.train_arm(ARMS["voyage_pretrained"], book, "smoke", 3, 0.01)
+    (before, first), (after, second) = fitted
+    assert torch.equal(before, book.split()[0]) and first.steps == 4 and second.steps == 2
+    assert (first.seed, first.learning_rate) == (second.seed, second.learning_rate) == (3, 0.01)
+    experiments.train_arm(ARMS["voyage_scratch"], book, "smoke", 3, 0.01)
+    assert len(fitted) == 3
 
 
-def test_an_interrupted_run_is_not_recorded(quick, book, monkeypatch):
-    monkeypatch.setattr(training, "train", lambda *arguments, **options: checkpoints.History(interrupted=True))
-    with pytest.raises(KeyboardInterrupt):
-        experiments.run(ARMS["base"], book, "smoke", 0)
+def test_too_few_windows_for_a_batch_are_refused(quick, book):
+    arm = replace(ARMS["window_4"], training={**arms.SHORT, "batch_size": 10_000})
+    with pytest.raises(ValueError, match="4 passages, split by window: .* do not fill a batch of 10000"):
+        experiments.train_arm(arm, book, "smoke", 0)
 
 
 def test_curves_are_thinned_to_means():
-    assert experiments.thinned([float(i) for i in range(100)])[:2] == [1.5, 5.5]
+    assert experiments.thinned([float(i) for i in range(100)])[:2] == [2.0, 7.0]
     assert len(experiments.thinned([0.0] * 1000)) == experiments.CURVE_POINTS
     assert experiments.thinned([2.0, 4.0]) == [2.0, 4.0]
-
-
-def test_the_record_files_are_small_and_complete():
-    for path in experiments.FOLDER.rglob("*.json"):
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        assert saved["arm"] in ARMS and saved["what"] == ARMS[saved["arm"]].what and saved["runs"]
-        assert path.stat().st_size < 20_000
-
-
-def test_every_arm_is_recorded_with_all_seeds():  # as notebook 09 expects; run `make experiments` after adding an arm
-    records = experiments.load_records()
-    assert list(records) == list(ARMS)
-    assert all(set(record["runs"]) >= set(map(str, experiments.SEEDS)) for record in records.values())
 
 
 def test_the_machine_is_the_processor_and_its_threads(monkeypatch):
@@ -193,11 +150,228 @@ def test_the_machine_is_the_processor_and_its_threads(monkeypatch):
 
 
 def test_quality_of_a_text(book):
-    model = experiments.build(ARMS["base"], *shape_of("base", book.tokenizer.vocab_size))
-    _, config = experiments.settings(ARMS["base"], "smoke", 0)
+    config = replace(arms.settings(ARMS["base"], "smoke", 0)[1], context=24)
+    shape = replace(arms.settings(ARMS["base"], "smoke", 0)[0], n_embd=8)
+    model = experiments.build(ARMS["base"], shape, book.tokenizer.vocab_size, 0)
     pages = experiments.sample_pages(model, book, config, texts=2)
-    assert pages.shape == (2, config.context)
+    assert pages.shape == (2, 24)
     quality = experiments.text_quality(pages, book, book.split()[0])
     shares = ("known words", "distinct pairs", "line-length overlap", "punctuation overlap")
-    assert set(quality) == {*shares, "longest copy, median", "longest copy, largest"}
+    assert set(quality) == {*shares, "newlines", "longest copy, median", "longest copy, largest"}
     assert all(0 <= quality[name] <= 1 for name in shares)
+    windows = corpus.random_batch(book.split()[0], 100, 24, torch.Generator().manual_seed(7))[0]
+    of_the_book = experiments.text_quality(windows, book, book.split()[0])
+    assert of_the_book["known words"] > 0.95 and of_the_book["longest copy, median"] == 24
+    assert 0.7 < of_the_book["newlines"] < 1.4
+
+
+# --- the choice of the learning rate ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["base", "small"])
+def test_tuning_never_sees_the_test_set_and_does_not_train_on_the_validation_set(name, quick, book, monkeypatch):
+    whole = ARMS[name].split(book, 16, 0)
+    impossible = replace(whole, test=torch.full_like(whole.test, 10**9))
+    hidden = replace(ARMS[name], split=lambda book, context, seed: impossible)
+    expected = experiments.tune(ARMS[name], book, "smoke", 0.01)
+    assert experiments.tune(hidden, book, "smoke", 0.01) == expected
+    with pytest.raises(ValueError, match="this model knows 0 to 4095"):  # the test set of this arm cannot be measured
+        experiments.run(hidden, book, "smoke", 0, 0.01)
+
+    fitted = []
+    monkeypatch.setattr(experiments, "fit", lambda model, data, config, measure: fitted.append(data) or measure(4))
+    assert experiments.tune(ARMS[name], book, "smoke", 0.01) > 0
+    validation = corpus.split_validation(book.split()[0])[1]
+    assert torch.equal(fitted[0], whole.train[: len(fitted[0])])
+    assert len(fitted[0]) <= len(book.split()[0]) - len(validation)
+
+
+def test_the_lowest_validation_loss_counts_where_losses_are_measured_on_the_way(quick, book, monkeypatch):
+    for name, expected in (("small", 3.0), ("base", 5.0)):
+        losses = iter([7.0, 3.0, 5.0] if name == "small" else [5.0])
+        monkeypatch.setattr(training, "evaluate", lambda *arguments, losses=losses: next(losses))
+        monkeypatch.setattr(experiments, "fit", lambda model, data, config, measure: [
+            measure(step) for step in (0, 1, config.steps)])
+        assert experiments.tune(ARMS[name], book, "smoke", 0.01) == expected
+
+
+def test_a_rate_that_is_too_high_has_no_loss(quick, book, monkeypatch):
+    def fit(*arguments):
+        raise FloatingPointError
+
+    monkeypatch.setattr(experiments, "fit", fit)
+    assert experiments.tune(ARMS["base"], book, "smoke", 0.01) is None
+
+
+@pytest.mark.parametrize("losses, expected", [
+    ({}, [0.02, 0.01, 0.04]),
+    ({0.02: 5.0}, [0.01, 0.04]),
+    ({0.02: 5.0, 0.01: 5.1, 0.04: 5.2}, []),
+    ({0.02: 5.0, 0.01: 4.9, 0.04: 5.2}, [0.005]),
+    ({0.02: 5.0, 0.01: 5.1, 0.04: 4.9}, [0.08]),
+    ({0.02: 5.0, 0.01: 4.9, 0.04: 5.2, 0.005: 4.8}, [0.0025]),
+    ({0.02: 5.0, 0.01: 5.1, 0.04: None}, []),
+    ({0.02: None, 0.01: 5.1, 0.04: None}, [0.005]),
+    ({0.02: None}, [0.01, 0.04]),
+])
+def test_rates_are_tried_until_both_neighbours_of_the_best_are_known(losses, expected):
+    assert experiments.untried(losses, 0.02) == expected
+
+
+def test_the_best_rate_has_the_lowest_loss():
+    assert experiments.best_rate({0.02: 5.0, 0.01: 4.9, 0.04: None}) == 0.01
+    with pytest.raises(ValueError, match="Training failed with each of the learning rates"):
+        experiments.best_rate({0.02: None})
+
+
+def test_tuning_goes_on_beyond_the_edge_and_past_a_failure(faked, book, tmp_path):
+    experiments.tune_all(["base", "epochs_short"], "smoke", 1, tmp_path)  # the second one uses the first one's rate
+    assert [rate for *_, rate in faked] == [0.02, 0.01, 0.04, 0.005] and {what for _, what, *_ in faked} == {
+        ARMS["base"].what}
+    for name in ("base", "epochs_short"):
+        assert experiments.rate_of(name, "smoke", book, tmp_path) == 0.01
+    assert experiments.rate_of("random_short", "smoke", book, tmp_path) is None, "random is not tuned"
+    experiments.tune_all(["source"], "smoke", 1, tmp_path)  # begins with its own rate
+    assert [rate for *_, rate in faked[4:]] == [0.001, 0.0005, 0.002, 0.004, 0.008, 0.016]
+    experiments.tune_all(["base", "source"], "smoke", 1, tmp_path)
+    assert len(faked) == 10, "what is recorded is not tried again"
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_records_are_resumed(faked, tmp_path, capsys):
+    names = ["base", "epochs_short"]
+    experiments.record(names, "smoke", 1, folder=tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "base, learning rate 0.02: validation loss 1.0" and "test loss 4.000 (1 s)" in lines[-1]
+    before = (tmp_path / "smoke" / "base.json").read_text(encoding="utf-8")
+    del faked[:]
+    experiments.record(names, "smoke", 3, folder=tmp_path)
+    assert faked == [("run", what, seed, 0.01) for seed in (1, 2) for what in whats(*names)], "seed by seed"
+    assert "4/4 epochs_short, seed 2" in capsys.readouterr().out
+    saved = experiments.load_records("smoke", tmp_path)
+    assert list(saved) == names and list(saved["base"]["runs"]) == ["0", "1", "2"]
+    assert saved["base"]["runs"]["0"] == json.loads(before)["runs"]["0"] == {"rate": 0.01, "test": 4.0, "seconds": 1.0}
+    assert saved["base"]["rates"] == {"0.005": 1.0, "0.01": 0.0, "0.02": 1.0, "0.04": 2.0}
+    assert saved["epochs_short"]["rates"] == {} and saved["epochs_short"]["group"] == "sampling"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".json"]
+
+
+def test_each_arm_has_as_many_seeds_as_it_asks_for(faked, tmp_path):
+    experiments.record(["shape_2_8", "voyage_scratch"], "smoke", folder=tmp_path)
+    runs = {what: [seed for kind, w, seed, _ in faked if kind == "run" and w == what]
+            for what in whats("shape_2_8", "voyage_scratch")}
+    assert list(runs.values()) == [[0, 1, 2], list(range(10))]
+
+
+def test_runs_with_another_rate_than_the_chosen_one_do_not_count(faked, book, tmp_path, capsys):
+    experiments.record(["base"], "smoke", 2, folder=tmp_path)
+    known = experiments.recorded("base", "smoke", book, tmp_path)
+    known["rates"][0.005] = -1.0  # now lower than the one that was chosen
+    experiments.write_record("base", "smoke", book, known, tmp_path)
+    del faked[:]
+    listed = list_of(tmp_path, capsys)
+    assert "not tuned yet; 0 of 10 seeds" in listed["base"]
+    experiments.record(["base"], "smoke", 1, folder=tmp_path)
+    assert faked == [("tune", "the course's recipe", None, 0.0025), ("run", "the course's recipe", 0, 0.005)]
+    assert set(experiments.recorded("base", "smoke", book, tmp_path)["runs"]) == {0}, "seed 1 had the other rate"
+    capsys.readouterr()
+    assert "learning rate 0.005; 1 of 10 seeds" in list_of(tmp_path, capsys)["base"]
+
+
+def list_of(folder, capsys, *arguments):
+    """What --list prints: {arm: line}."""
+    capsys.readouterr()
+    assert experiments.main(["--list", *SMOKE, "--folder", str(folder), *arguments]) == 0
+    return {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+
+
+@pytest.mark.parametrize("what, is_valid", [
+    ({"group": "another section", "what": "other words", "seeds": 3}, True),
+    ({"training": {"beta2": 0.9}}, False), ({"model": {"dropout": 0.2}}, False), ({"changes": ("fake_tie",)}, False),
+    ({"mlp_ratio": 2}, False), ({"budget": 0.5}, False), ({"before": 1.0}, False), ({"points": 2}, False),
+], ids=str)
+def test_a_changed_setting_makes_a_record_invalid_and_changed_words_do_not(what, is_valid, faked, book, tmp_path,
+                                                                           monkeypatch):
+    experiments.record(["base"], "smoke", 1, folder=tmp_path)
+    monkeypatch.setitem(ARMS, "base", replace(ARMS["base"], **what))
+    known = experiments.recorded("base", "smoke", book, tmp_path)
+    assert (len(known["runs"]), len(known["rates"])) == ((1, 4) if is_valid else (0, 0))
+
+
+def test_another_tokenizer_or_text_makes_a_record_invalid(faked, book, tmp_path, monkeypatch):
+    experiments.record(["base"], "smoke", 1, folder=tmp_path)
+    assert not experiments.recorded("base", "smoke", replace(book, title="another book"), tmp_path)["runs"]
+    monkeypatch.setattr(assets, "sha256", lambda path: "0" * 64)
+    assert not experiments.recorded("base", "smoke", book, tmp_path)["runs"]
+
+
+def test_the_stand_in_never_replaces_the_book(book):
+    real, stand_in = (experiments.record_path("base", "smoke", replace(book, is_stand_in=is_stand_in))
+                      for is_stand_in in (False, True))
+    assert real.parent != stand_in.parent and real.name == stand_in.name
+
+
+@pytest.mark.parametrize("moment", ["tune", "run"])
+def test_an_interrupted_run_is_not_recorded_and_the_finished_ones_are(moment, faked, book, tmp_path, monkeypatch):
+    working, left = getattr(experiments, moment), [2]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return working(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiments, moment, interrupted)
+        experiments.record(["base"], "smoke", 5, folder=tmp_path)
+    known = experiments.recorded("base", "smoke", book, tmp_path)
+    assert (len(known["rates"]), len(known["runs"])) == ((2, 0) if moment == "tune" else (4, 2))
+    experiments.record(["base"], "smoke", 5, folder=tmp_path)
+    assert len(faked) == len(set(faked)) and len([call for call in faked if call[0] == "run"]) == 5, "nothing twice"
+
+
+def test_the_record_files_are_small_and_name_known_arms():
+    for path in experiments.FOLDER.rglob("*.json"):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        assert saved["arm"] in ARMS and saved["what"] == ARMS[saved["arm"]].what and saved["runs"]
+        assert saved["group"] == ARMS[saved["arm"]].group
+        assert path.stat().st_size < 50_000, path.name
+
+
+def test_the_arms_of_the_claims_are_recorded_with_all_seeds():  # as notebook 09 expects: see `make experiments`
+    records, judged = experiments.load_records(), ("base", "sampling", "tying", "leakage")
+    assert set(records) >= {name for name, arm in ARMS.items() if arm.group in judged}
+    for name, record in records.items():
+        assert set(record["runs"]) == set(map(str, range(ARMS[name].seeds))), name
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, names", [
+    ([], list(ARMS)),
+    (["--groups", "tying"], ["base", "untied", "tied_wider"]),
+    (["--arms", "untied", "base"], ["untied", "base"]),
+])
+def test_the_command_line_runs_the_arms_that_it_names(arguments, names, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(experiments, "record", lambda *given: calls.append(given))
+    assert experiments.main([*arguments, *SMOKE, "--seeds", "2", "--jobs", "3", "--folder", str(tmp_path)]) == 0
+    assert calls == [(names, "smoke", 2, 3, tmp_path)]
+
+
+def test_the_list_shows_every_arm_and_runs_nothing(faked, tmp_path, capsys):
+    listed = list_of(tmp_path, capsys)
+    assert list(listed) == list(ARMS) and not faked
+    assert "tying" in listed["untied"] and ARMS["untied"].what in listed["untied"] and "not tuned yet; 0 of 10" in (
+        listed["untied"])
+    assert list(list_of(tmp_path, capsys, "--groups", "tying")) == ["base", "untied", "tied_wider"]
+
+
+def test_unknown_arms_and_sections_are_refused(capsys):
+    for wrong in (["--arms", "nothing"], ["--groups", "nothing"], ["--size", "nothing"]):
+        with pytest.raises(SystemExit):
+            experiments.main(wrong)
+        assert "invalid choice" in capsys.readouterr().err

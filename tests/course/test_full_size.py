@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from helpers import corpus, training
-from helpers.course import experiments, full_size, recipes
+from helpers.course import arms, full_size, recipes
 from helpers.machine import checkpoints, kernels, timing
 
 
@@ -15,9 +15,9 @@ from helpers.machine import checkpoints, kernels, timing
 def folders(tmp_path, monkeypatch):
     """A tiny model and a short text. Returns arguments for the command line, and where the record will be."""
     book = corpus.load_text("data/voyage.txt", "course", title="a short book")
-    recipe = experiments.RECIPES["smoke"]
+    recipe = arms.RECIPES["smoke"]
     config = replace(recipe.training, steps=12, context=16, batch_size=2)
-    monkeypatch.setitem(experiments.RECIPES, "smoke", recipes.Recipe("course", replace(recipe.model, n_embd=8), config))
+    monkeypatch.setitem(arms.RECIPES, "smoke", recipes.Recipe("course", replace(recipe.model, n_embd=8), config))
     monkeypatch.setattr(corpus, "load_gulliver", lambda tokenizer: book)
     monkeypatch.setattr(kernels, "fast_bf16", lambda device: 1.0)
     arguments = ["--size", "smoke", "--device", "cpu", "--every", "4", "--folder", str(tmp_path / "records"),
@@ -112,8 +112,8 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(folders, monkeypatch, c
     arguments, path = folders
     arguments += ["--runs", "course-0"]
     full_size.main(arguments)
-    recipe = experiments.RECIPES["smoke"]
-    monkeypatch.setitem(experiments.RECIPES, "smoke", replace(recipe, training=replace(recipe.training, **change)))
+    recipe = arms.RECIPES["smoke"]
+    monkeypatch.setitem(arms.RECIPES, "smoke", replace(recipe, training=replace(recipe.training, **change)))
     with pytest.raises(SystemExit, match="course-0 holds a run that this record does not know"):
         full_size.main(arguments)
 
@@ -158,7 +158,7 @@ def test_a_stop_between_measurements_is_refused(capsys):
         with pytest.raises(SystemExit):
             full_size.main(["--device", "cpu", *wrong])
         assert message in capsys.readouterr().err
-    assert full_size.parse(["--size", "smoke", "--device", "cpu"]).every == 10, "a short run is measured at its end"
+    assert full_size.parse(["--size", "smoke", "--device", "cpu"]).every == 8, "a short run is measured at its end"
 
 
 def test_an_error_is_one_line(folders, tmp_path, capsys):
@@ -168,8 +168,8 @@ def test_an_error_is_one_line(folders, tmp_path, capsys):
 
 
 def test_the_runs_are_the_course_s_recipe_and_the_lectures():
-    arms = {name: full_size.settings(name, "full", 100, "auto") for name in full_size.RUNS}
-    assert [config.seed for _, _, config in arms.values()] == [0, 0, 1, 2]
-    assert {(config.steps, config.batch_size, config.context) for _, _, config in arms.values()} == {(500, 16, 256)}
-    assert arms["lectures-0"][0] is experiments.ARMS["source"]
-    assert (arms["course-0"][1].n_layer, arms["course-0"][1].n_embd) == (12, 768)
+    runs = {name: full_size.settings(name, "full", 100, "auto") for name in full_size.RUNS}
+    assert [config.seed for _, _, config in runs.values()] == [0, 0, 1, 2]
+    assert {(config.steps, config.batch_size, config.context) for _, _, config in runs.values()} == {(500, 16, 256)}
+    assert runs["lectures-0"][0] is arms.ARMS["source"]
+    assert (runs["course-0"][1].n_layer, runs["course-0"][1].n_embd) == (12, 768)
