@@ -16,12 +16,16 @@ EXPECTED = {
     "add_cross_attention": (False,),
 }
 
+DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")  # Hugging Face's three probabilities; Model 5 has one for all
+
 
 def from_huggingface(hf_model):
     """transformers' GPT2LMHeadModel -> GPT with the same weights, on the same device and in the same type.
 
-    Raises TypeError for another kind of model, and ValueError that names every tensor that is missing, left over or of
-    another shape (both shapes are given), or a setting that Model 5 does not have.
+    The dropout comes along: it acts in training only. Hugging Face's configuration of GPT-2 has 0.1; whether OpenAI
+    trained GPT-2 with dropout was not published. Raises TypeError for another kind of model, and ValueError that names
+    every tensor that is missing, left over or of another shape (both shapes are given), or a setting that Model 5 does
+    not have.
     """
     if not isinstance(hf_model, GPT2LMHeadModel):
         raise TypeError(
@@ -35,9 +39,12 @@ def from_huggingface(hf_model):
             )
     if hf.n_inner not in (None, 4 * hf.n_embd):
         raise ValueError(f"n_inner={hf.n_inner}: Model 5's MLP is 4 * n_embd = {4 * hf.n_embd} wide.")
+    if len({getattr(hf, field) for field in DROPOUTS}) > 1:
+        given = ", ".join(f"{field}={getattr(hf, field)}" for field in DROPOUTS)
+        raise ValueError(f"{given}: Model 5 has one dropout for all three. Make them equal in the model's config.")
     fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon", "tie_word_embeddings")
     with torch.device("meta"):
-        model = GPT(GPTConfig(**{field: getattr(hf, field) for field in fields}))
+        model = GPT(GPTConfig(dropout=hf.resid_pdrop, **{field: getattr(hf, field) for field in fields}))
     weight = hf_model.transformer.wte.weight
     model = model.to_empty(device=weight.device).to(weight.dtype)
     if model.config.tie_word_embeddings:
@@ -75,7 +82,7 @@ def to_huggingface(model):
             vocab_size=config.vocab_size, n_positions=config.n_positions, n_embd=config.n_embd, n_layer=config.n_layer,
             n_head=config.n_head, layer_norm_epsilon=config.layer_norm_epsilon,
             tie_word_embeddings=config.tie_word_embeddings,
-            embd_pdrop=config.dropout, attn_pdrop=config.dropout, resid_pdrop=config.dropout,
+            **dict.fromkeys(DROPOUTS, config.dropout),
             bos_token_id=config.vocab_size - 1, eos_token_id=config.vocab_size - 1,
         )
     )

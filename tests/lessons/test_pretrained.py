@@ -47,10 +47,7 @@ def test_tiny_model_agrees_layer_by_layer_and_at_the_end(rows, length):
 
 
 def test_loss_and_gradients_agree():
-    theirs = huggingface().train()
-    for module in theirs.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    theirs = huggingface(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0).train()
     ours, ids = from_huggingface(theirs), random_ids(211, 2, 20)
     ours(ids[:, :-1], ids[:, 1:]).backward()
     theirs(ids, labels=ids).loss.backward()
@@ -64,7 +61,7 @@ def test_gpt2_smalls_widths_agree():
     """Two of its twelve blocks are enough: the blocks are alike. The next test has the names and shapes of all."""
     theirs = huggingface(50257, 1024, 768, n_layer=2, n_head=12)
     ours = from_huggingface(theirs)
-    assert ours.config == GPTConfig(n_layer=2) and ours.lm_head.weight is ours.transformer.wte.weight
+    assert ours.config == GPTConfig(n_layer=2, dropout=0.1) and ours.lm_head.weight is ours.transformer.wte.weight
     ids = random_ids(50257, 1, 24)
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=1e-5)
@@ -102,6 +99,23 @@ def test_converting_to_model_5_and_back_changes_nothing():
     again = to_huggingface(from_huggingface(theirs)).state_dict()
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.3])
+def test_dropout_comes_along_both_ways(dropout):
+    theirs = huggingface(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout).train()
+    ours, ids = from_huggingface(theirs), random_ids(211, 2, 20)
+    assert ours.config.dropout == dropout and ours.training
+    with torch.no_grad():
+        assert torch.equal(ours(ids), ours(ids)) == (dropout == 0)
+        assert torch.equal(ours.eval()(ids), ours(ids))
+    again = to_huggingface(ours).config
+    assert (again.embd_pdrop, again.attn_pdrop, again.resid_pdrop) == (dropout,) * 3
+
+
+def test_three_different_dropouts_are_refused():
+    with pytest.raises(ValueError, match="embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.1: .* one dropout"):
+        from_huggingface(huggingface(embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.1))
 
 
 def test_untied_and_half_precision_models():
