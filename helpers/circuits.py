@@ -1,4 +1,4 @@
-"""Circuits: which attention heads do a job together, and how experiments on a trained GPT-2 prove it.
+"""Circuits: which attention heads do a job together, and how experiments on a trained GPT-2 test it.
 
 The job here is to continue a repetition: a model that has read "A B" and now reads "A" again should expect "B". The
 circuit for it has two attention heads in two blocks. A *previous-token head* writes into each position which token

@@ -8,8 +8,8 @@ import statistics
 import textwrap
 from typing import NamedTuple
 
-from helpers.corpus import split_validation
-from helpers.course import records
+from helpers import corpus, ngrams
+from helpers.course import records, speedrun_results
 from helpers.model import GPTConfig
 from helpers.parameters import parameter_formula
 from helpers.training import TrainConfig
@@ -17,7 +17,8 @@ from helpers.training import TrainConfig
 FAST = 0.5  # a fall is fast if more than this share of it comes in the first fifth of the run
 FLAT = 0.02  # nats per token; the end is flat if the last fifth of the run changes the test loss by less
 RISE = 0.01  # bits per byte; a loss that ends higher above its lowest value is said to rise
-SEEDS = 3  # as many complete runs of the course's recipe settle the claim
+SEEDS = 3  # as many complete runs of one recipe settle the claim
+LAST_BATCHES = 10  # whose mean is the training loss at the end of a run
 LIKE_THE_BOOK = 0.1  # a text is like the book in one respect if it differs by at most this share of the book's value
 FORM = ("newlines", "marks per 1,000 characters", "median line", "punctuation overlap", "known words",
         "line-length overlap")
@@ -29,7 +30,7 @@ NOTHING = "No run of Model 5 at its real size has been recorded for this copy of
 def as_run(history, config, book, seconds=None):
     """A History of training.train in the form in which full_size records a run. Its losses are those on the validation
     set, although a record calls them test losses. seconds: the time per batch, or None."""
-    validation_ids = split_validation(book.split()[0])[1]
+    validation_ids = corpus.split_validation(book.split()[0])[1]
     return {
         "batches": len(history.train_loss), "training": {"steps": config.steps, "batch_size": config.batch_size,
                                                          "context": config.context},
@@ -162,7 +163,7 @@ def baselines(entries):
 
 
 def rows(entries):
-    """The table of the runs."""
+    """The table of the runs. The difference at the end says how far a run has learned its training set by heart."""
     table = []
     for entry in entries:
         run = entry["run"]
@@ -170,8 +171,23 @@ def rows(entries):
         table.append({"run": entry["label"], "parameters": entry["parameters"], "tokenizer": entry["tokenizer"],
                       "batches": f"{run['batches']} of {run['training']['steps']}", "passes": passes(entry),
                       "bits per byte at the end": run["bits_per_byte"][-1],
+                      "test minus training loss (nats)":
+                          run["test_loss"][-1] - statistics.mean(run["train_loss"][-LAST_BATCHES:]),
                       "seconds per batch": statistics.median(timed) if timed else None})
     return table
+
+
+def trigram(record):
+    """The test loss of the Kneser-Ney trigram that counts the very tokens that Model 5 was trained on, in bits per
+    byte. None without a record, or where its book or its tokenizer is not available."""
+    if not record:
+        return None
+    book = corpus.load_gulliver("gpt2")
+    train_ids, test_ids = book.split()
+    if book.is_stand_in or (book.tokenizer.name, len(train_ids)) != (record["tokenizer"], record["training_tokens"]):
+        return None
+    losses = ngrams.kneser_ney_losses(train_ids, test_ids, book.tokenizer.vocab_size)
+    return book.bits_per_byte(losses["Kneser-Ney trigram"], test_ids)
 
 
 def summary(entries):
@@ -332,7 +348,7 @@ def agreement(runs):
 
 
 def claim_23(live, label, record):
-    """The row of claim 23: (measured, measured on, verdict, condition), for Ledger.add.
+    """The row of claim 23: (measured, measured on, verdict, condition, smallest, unmeasured), for Ledger.add.
 
     live: the reader's run, of whatever model, with its validation losses (as_run); label: its model and its text.
     record: records.full_size(), or None.
@@ -346,12 +362,12 @@ def claim_23(live, label, record):
     if is_complete(live) and fall(live):
         own = describe_complete([live], "validation")
     if not course:
-        return f"{own} (a single run)", label, "unmeasured here", ""
+        return f"{own} (a single run)", label, "unmeasured here", "", "", "Model 5, of which no run is recorded"
     nats = {name: losses["nats"] for name, losses in record["baselines"].items()}
     real = describe_complete(complete) if complete else describe_part(course[0], nats)
-    on = f"{records.origin(record)} ({seeds(complete or course)}, where {SEEDS} complete runs would settle it)"
-    on = f"Model 5, {record['text']}: {on}; {label}: this machine"
-    return f"Model 5: {real}. {label}: {own}", on, "unmeasured here", ""
+    on = f"Model 5, {record['text']}: {records.origin(record)} ({seeds(complete or course)}); {label}: this machine"
+    missing = f"Model 5 with {SEEDS} seeds ({len(complete)} complete so far)"
+    return f"Model 5: {real}. {label}: {own}", on, "unmeasured here", "", "", missing
 
 
 def complete_runs(record, recipe):
@@ -362,13 +378,14 @@ def complete_runs(record, recipe):
 def settled(record):
     """The row of claim 23 if the record settles it. A recipe counts if SEEDS seeds were trained with it; others are
     described. Seeds that disagree leave the claim inconclusive, and recipes that disagree are a condition."""
+    smallest = ""
     runs = {f"the {recipe} recipe": complete_runs(record, name)
             for recipe, name in (("course's", "course"), ("lectures'", "lectures"))}
     runs = {recipe: own for recipe, own in runs.items() if own}
     answers = {recipe: {fall(run).is_fast and fall(run).end == "flat" for run in own}
                for recipe, own in runs.items() if len(own) >= SEEDS}
     if any(len(own) > 1 for own in answers.values()):
-        verdict = "inconclusive"
+        verdict, smallest = "inconclusive", f"{max(map(detectable, runs.values())):.3f} nats in the last fifth of a run"
     else:
         holds = set().union(*answers.values())
         verdict = "depends" if len(holds) > 1 else "holds" if holds.pop() else "does not hold"
@@ -377,4 +394,16 @@ def settled(record):
     rates = {"the course's recipe": "falling", "the lectures' recipe": "constant"}
     condition = "; ".join(f"{recipe} ({rates[recipe]} learning rate, {seeds(own)}): {agreement(own)}"
                           for recipe, own in runs.items())
-    return measured, f"Model 5, {record['text']}: {records.origin(record)} ({counted})", verdict, condition
+    on = f"Model 5, {record['text']}: {records.origin(record)} ({counted})"
+    return measured, on, verdict, condition, smallest, ""
+
+
+def detectable(runs):
+    """The smallest change of the loss in the last fifth of a run, in nats, that about four of five such experiments
+    would have told from a flat end. 0 for a single run, whose spread is unknown."""
+    changes = [fall(run).change for run in runs]
+    if len(changes) < 2:
+        return 0.0
+    half, freedom = speedrun_results.mean_interval(changes)[1], len(changes) - 1
+    quantiles = [speedrun_results.quantile(probability, freedom) for probability in (0.8, 0.975)]
+    return FLAT + half * (1 + quantiles[0] / quantiles[1])

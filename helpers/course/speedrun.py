@@ -93,7 +93,8 @@ ATTEMPTS = {
     "today": Attempt("sprint", "the recipe before the speedrun", "AdamW, warm-up and cosine decay, as in GPT-3",
                      base=None),
     "muon": Attempt(
-        "sprint", "Muon for the blocks' matrices, linear decay to 0, a shorter warm-up",
+        "sprint", "Muon for the blocks' matrices (rate 0.02, no decay of the embeddings), linear decay to 0, a shorter "
+        "warm-up",
         "each direction of an update gets the same length, so rare directions are learned as fast as frequent ones",
         training={"optimizer": "muon", "learning_rate": 0.02, "warmup_steps": 10, "decay": "linear",
                   "final_share": 0.0, "steps": 275}),
@@ -146,7 +147,8 @@ ATTEMPTS = {
         "distance", "a fifth of the input tokens replaced", "more of what helped", base="noise", kind="negative",
         training={"noise": 0.2}),
     "dropout": Attempt(
-        "distance", "dropout 0.1 instead of noise", "the usual remedy; on a CPU it also slows attention down",
+        "distance", "dropout 0.1, and fewer steps, because each takes longer",
+        "the usual remedy; on a CPU it also slows attention down",
         base="strong decay", kind="negative", model={"dropout": 0.1}, training={"steps": 650}),
 }
 FINAL = ("today", "short windows", "noise")  # measured on the test set; "noise" is the recipe of notebook 07

@@ -68,19 +68,20 @@ def claim(own, live=SMALL):
 @pytest.mark.parametrize("own", [None, CPU_PART, record(course_0=run()), record(course_0=run(), course_1=run(seed=1)),
                                  record(lectures_0=run())])
 def test_less_than_three_complete_runs_of_model_5_settle_nothing(own):
-    measured, on, verdict, condition = claim(own)
-    assert (verdict, condition) == ("unmeasured here", "")
+    measured, on, verdict, condition, smallest, unmeasured = claim(own)
+    assert (verdict, condition, smallest) == ("unmeasured here", "", "")
+    assert unmeasured.startswith("Model 5"), "the row says what is missing"
     assert "4 blocks, 128 wide" in on, "the reader's run is named"
 
 
 def test_a_small_model_alone_settles_nothing_even_if_its_curve_is_perfect():
-    measured, on, verdict, _ = claim(None, run(FALLS_AND_STAYS))
+    measured, on, verdict, *_ = claim(None, run(FALLS_AND_STAYS))
     assert verdict == "unmeasured here" and "single run" in measured and on.startswith("4 blocks")
     assert "81% of the fall in the first 100 of 500 batches" in measured
 
 
 def test_the_beginning_of_a_run_is_reported_as_what_it_is():
-    measured, on, _, _ = claim(CPU_PART)
+    measured, on, *_ = claim(CPU_PART)
     assert "in the first 60 of 500 batches the test loss falls to 5.90 nats" in measured
     assert "below the unigram by batch 40" in measured and "0.60 nats above the bigram" in measured
     assert "of the fall in" not in measured.split(". 4 blocks")[0], "the whole fall of Model 5 is unknown"
@@ -93,27 +94,28 @@ def test_the_beginning_of_a_run_is_reported_as_what_it_is():
     (FALLS_SLOWLY, "does not hold", "not fast, still falling at the end"),
 ])
 def test_three_complete_runs_settle_the_claim(losses, verdict, words):
-    measured, on, own_verdict, condition = claim(three_seeds(losses))
+    measured, on, own_verdict, condition, *_ = claim(three_seeds(losses))
     assert own_verdict == verdict and condition.endswith(words)
     assert "Imagined GPU, driver 1.2" in on and "2026-01-02" in on and "3 seeds" in on and "4 blocks" not in on
     assert "4 blocks" not in measured
 
 
 def test_seeds_that_disagree_leave_the_claim_open():
-    _, _, verdict, condition = claim(three_seeds(FALLS_AND_STAYS, FALLS_AND_STAYS, FALLS_AND_RISES))
+    _, _, verdict, condition, smallest, _ = claim(three_seeds(FALLS_AND_STAYS, FALLS_AND_STAYS, FALLS_AND_RISES))
     assert verdict == "inconclusive" and "flat with 2 of 3 seeds, rising again with 1 of 3 seeds" in condition
+    assert float(smallest.split()[0]) > 0.2 and "nats" in smallest, "as these seeds scatter, only more would be seen"
 
 
 def test_it_depends_on_the_recipe_only_if_each_has_enough_seeds():
     lectures = {f"lectures_{seed}": run(FALLS_SLOWLY, final_share=1.0) for seed in range(3)}
-    measured, on, verdict, condition = claim(three_seeds(FALLS_AND_STAYS, lectures_0=lectures["lectures_0"]))
+    measured, on, verdict, condition, *_ = claim(three_seeds(FALLS_AND_STAYS, lectures_0=lectures["lectures_0"]))
     assert verdict == "holds" and "the lectures' recipe (constant learning rate, 1 seed): not fast, still" in condition
     assert "the lectures' recipe: 1 seed" in on and "Model 5, the lectures' recipe: 27% of the fall" in measured
     assert claim(three_seeds(FALLS_AND_STAYS, **lectures))[2] == "depends"
 
 
 def test_a_lectures_run_that_was_stopped_does_not_count():
-    _, on, verdict, condition = claim(three_seeds(FALLS_AND_STAYS, lectures_0=run(FALLS_SLOWLY[:3])))
+    _, on, verdict, condition, *_ = claim(three_seeds(FALLS_AND_STAYS, lectures_0=run(FALLS_SLOWLY[:3])))
     assert verdict == "holds" and "lectures" not in condition + on
 
 
@@ -129,6 +131,19 @@ def test_every_row_fits_the_ledger(own, live):
     ledger = Ledger("07")
     ledger.add(23, *claim(own, live))
     assert ledger.claims[0].verdict == claim(own)[2]
+
+
+@pytest.mark.parametrize("mutant, verdict", [
+    (lambda own: own["runs"].pop("course-2"), "unmeasured here"),  # a seed is missing
+    (lambda own: own["runs"]["course-1"].update(batches=400), "unmeasured here"),  # a run stopped before its end
+    (lambda own: own["runs"]["course-0"]["test_loss"].__setitem__(-1, 5.2), "inconclusive"),  # one seed rises again
+    (lambda own: [own["runs"][name]["test_loss"].__setitem__(1, 9.0) for name in own["runs"]], "does not hold"),
+])
+def test_a_changed_record_changes_the_verdict(mutant, verdict):
+    own = three_seeds(FALLS_AND_STAYS)
+    assert claim(own)[2] == "holds"
+    mutant(own)
+    assert claim(own)[2] == verdict
 
 
 # Single runs
@@ -191,6 +206,7 @@ def test_the_table_has_a_row_for_each_run():
     assert [row["parameters"] for row in table] == [1_300_000, *[124_439_808] * 3, 163_037_184]
     assert table[1]["run"] == "Model 5, the course's recipe, seed 0"
     assert table[1]["batches"] == "500 of 500" and table[1]["passes"] == pytest.approx(15.7, abs=0.01)
+    assert table[1]["test minus training loss (nats)"] == pytest.approx(5.2 - 3.0)
     assert table[1]["seconds per batch"] == 0.2 and table[1]["bits per byte at the end"] == 5.2 / math.e
 
 
@@ -210,13 +226,39 @@ def test_runs_that_stopped_early_are_a_group_whose_name_says_so():
     caption = model5_runs.caption(own)
     assert ("500 batches. Not finished: the course's recipe, seed 2, stopped after 100 of 500 batches; "
             "the lectures' recipe, seed 0, stopped after 100 of 500 batches. First test loss") in caption
-    assert claim(own)[2] == "unmeasured here" and "2 seeds, where 3 complete runs" in claim(own)[1]
+    assert claim(own)[2] == "unmeasured here" and "(2 seeds)" in claim(own)[1]
+    assert claim(own)[5] == "Model 5 with 3 seeds (2 complete so far)"
 
 
 def test_the_title_says_whether_a_loss_rose_again():
     lines = model5_runs.summary([live_entry(), *model5_runs.recorded_entries(three_seeds(FALLS_AND_RISES))]).split("\n")
     assert lines[0] == "this run: 1.82 bits per byte after 20.5 passes"
     assert lines[1] == "Model 5, the course's recipe: lowest 1.80, then 1.91 bits per byte after 15.7 passes"
+
+
+def test_the_trigram_counts_the_tokens_of_model_5_or_is_none(monkeypatch):
+    ids, asked = list(range(50)) * 4, []
+
+    class Counted(Book):
+        is_stand_in = False
+        tokenizer = type("Tokenizer", (), {"name": "GPT-2's tokenizer", "vocab_size": 50})
+
+        def split(self):
+            return ids, ids[:20]
+
+        def bits_per_byte(self, loss, ids):
+            asked.append(loss)
+            return loss / 2
+
+    monkeypatch.setattr(model5_runs.corpus, "load_gulliver", lambda name: Counted())
+    assert model5_runs.trigram(None) is None
+    assert model5_runs.trigram(record(course_0=run())) is None, "another number of training tokens"
+    own = {**record(course_0=run()), "training_tokens": 200}
+    losses = model5_runs.ngrams.kneser_ney_losses(ids, ids[:20], 50)
+    assert model5_runs.trigram(own) == losses["Kneser-Ney trigram"] / 2 and asked == [losses["Kneser-Ney trigram"]]
+    assert model5_runs.trigram({**own, "tokenizer": "another"}) is None
+    Counted.is_stand_in = True
+    assert model5_runs.trigram(own) is None
 
 
 def test_models_that_count_are_given_once_for_each_tokenizer():

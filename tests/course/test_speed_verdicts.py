@@ -1,5 +1,7 @@
 """The verdicts on claims about speed: with and without a GPU, with and without records, and with a stand-in."""
 
+import inspect
+
 import pytest
 
 from helpers.course import records, speed_verdicts
@@ -9,6 +11,7 @@ from helpers.machine import timing
 
 HERE = "Model 5; CPU, 2 threads"
 UNMEASURED = "unmeasured here"
+GPU_HALF, STAND_IN = speed_verdicts.GPU_HALF, speed_verdicts.STAND_IN
 
 
 def gpu(device="NVIDIA FAKE", rows=(), model="Model 5"):
@@ -33,6 +36,11 @@ def verdict(number, row):
     return ledger.claims[0].verdict
 
 
+def test_a_row_is_in_the_order_of_the_ledger():
+    arguments = list(inspect.signature(Ledger.add).parameters)
+    assert arguments[:2] == ["self", "number"] and tuple(arguments[2:]) == speed_verdicts.Row._fields
+
+
 # --- claim 7 ---------------------------------------------------------------------------------------------------------
 
 
@@ -42,7 +50,7 @@ def construction(own, *recorded):
 
 def test_construction_needs_a_gpu():
     row = construction(live(HERE, 2.65))
-    assert verdict(7, row) == UNMEASURED and "GPU half is unmeasured" in row.condition
+    assert verdict(7, row) == UNMEASURED and row.unmeasured == GPU_HALF
     assert row.measured == "here: CPU 2.65 s" and row.measured_on == HERE
 
 
@@ -57,6 +65,7 @@ def test_construction_is_settled_by_a_gpu_of_this_machine_or_by_a_record(seconds
 def test_construction_is_compared_within_one_machine():
     row = construction(live(HERE, 2.0), both(8.0, 8.8))  # 8.8 is far from 2.0, the CPU here
     assert verdict(7, row) == "holds" and "a factor of 1.10" in row.measured
+    assert "measured on 1 machine with a GPU" in row.condition and not row.unmeasured
 
 
 def test_construction_depends_where_gpus_disagree():
@@ -69,7 +78,7 @@ def test_a_stand_in_settles_nothing_but_a_record_does():
     for number, row in ((7, speed_verdicts.construction(None, where, [])),
                         (25, speed_verdicts.training_forward(None, where, [], "16 x 256")),
                         (8, speed_verdicts.training_on_cpu(None, where, [], "extrapolated"))):
-        assert verdict(number, row) == UNMEASURED and row.condition == "the model is a stand-in"
+        assert verdict(number, row) == UNMEASURED and row.unmeasured == STAND_IN
         assert "not measured" in row.measured and row.measured_on == where
     row = speed_verdicts.construction(None, where, [both(2.0, 2.2)])
     assert verdict(7, row) == "holds" and "stand-in" not in row.measured_on
@@ -84,8 +93,9 @@ def training_forward(own, *recorded):
 
 def test_a_forward_pass_needs_both_halves():
     row = training_forward(live(HERE, 5.0))
-    assert verdict(25, row) == UNMEASURED
-    assert row.condition.startswith("the GPU half is unmeasured here; 45 s is 9 times what the CPU takes")
+    assert verdict(25, row) == UNMEASURED and row.unmeasured == GPU_HALF
+    assert row.condition.startswith("on the processors that were measured: 45 s is 9 times what the CPU takes")
+    assert verdict(25, training_forward(None, both(None, 0.2))) == UNMEASURED
     assert verdict(25, training_forward(live(HERE, 5.0), both(None, 0.2))) == "does not hold"  # two machines
 
 
@@ -97,7 +107,7 @@ def test_a_forward_pass_is_settled_by_both_halves(pairs, result):
     recorded = [both(*pair, device=f"NVIDIA {i}") for i, pair in enumerate(pairs)]
     row = training_forward(None, *recorded)
     assert verdict(25, row) == result and "NVIDIA 0" in row.measured_on and "2030-01-02" in row.measured_on
-    assert row.condition.startswith("on the processor: ") == (result == "depends")
+    assert row.condition.startswith("on the processor: ") == (result == "depends") and not row.unmeasured
     assert verdict(25, training_forward(live(HERE, *pairs[0]), *recorded[1:])) == result
 
 
@@ -108,26 +118,32 @@ def orders(own, *recorded, claimed=(20, 0.03), operations=11.7e12):
     return speed_verdicts.orders_of_magnitude(claimed, operations, 67e12, own, HERE, list(recorded), 10)
 
 
-def test_arithmetic_settles_the_orders_of_magnitude_and_the_gpu_half_stays_open():
-    for own in (None, live(HERE, 5.0)):
+def test_arithmetic_refutes_the_orders_of_magnitude_and_the_gpu_half_stays_open():
+    for own, missing in ((None, STAND_IN), (live(HERE, 5.0), GPU_HALF)):
         row = orders(own)
-        assert verdict(6, row) == "does not hold" and row.condition.endswith("the GPU half is unmeasured here")
+        assert verdict(6, row) == "does not hold" and row.unmeasured == missing
         assert "667, 2.8 orders" in row.measured and "390 TFLOP/s" in row.measured
         assert ("CPU 50 s" in row.measured) == (HERE in row.measured_on) == (own is not None)
 
 
 def test_the_five_passes_are_given_for_each_gpu():
     row = orders(live(HERE, 5.0), both(8.0, 0.1))
-    assert "unmeasured" not in row.condition and "NVIDIA FAKE, 2030-01-02: CPU 80 s, GPU 1 s" in row.measured
+    assert not row.unmeasured and "NVIDIA FAKE, 2030-01-02: CPU 80 s, GPU 1 s, 1.9 orders" in row.measured
     assert "recorded: NVIDIA FAKE" in row.measured_on
     row = orders(live(HERE, 5.0, 0.2))
-    assert "unmeasured" not in row.condition and "here: CPU 50 s, GPU 2 s" in row.measured
+    assert not row.unmeasured and "here: CPU 50 s, GPU 2 s" in row.measured
 
 
 def test_each_reason_is_given_only_where_it_is_true():
-    assert verdict(6, orders(live(HERE, 5.0, 0.2), claimed=(20000, 1.5))) == "holds"
     assert "H100" not in orders(None, claimed=(20, 1.5)).condition
     assert "less than 4" not in orders(None, claimed=(20000, 0.03)).condition
+
+
+def test_times_that_arithmetic_does_not_refute_are_compared_with_measured_ones():
+    possible = {"claimed": (20000, 1.5)}  # 4.1 orders, and 7.8 TFLOP/s
+    assert verdict(6, orders(None, **possible)) == verdict(6, orders(live(HERE, 2000.0), **possible)) == UNMEASURED
+    assert verdict(6, orders(live(HERE, 2000.0, 0.15), **possible)) == "holds"
+    assert verdict(6, orders(live(HERE, 5.0, 0.2), **possible)) == "does not hold"
 
 
 # --- claim 8 ---------------------------------------------------------------------------------------------------------
@@ -151,6 +167,7 @@ def test_an_extrapolation_is_named_as_one():
     assert "no training of Model 5 on a CPU has been recorded" in row.condition
     assert "no training" not in on_cpu(23.0, trained(20.0)).condition
     assert verdict(8, on_cpu(5000.0, trained(20.0))) == "depends"
+    assert "longer than a week" in row.condition
 
 
 # --- claim 2 ---------------------------------------------------------------------------------------------------------
@@ -174,8 +191,26 @@ def test_readings_follow_from_the_quartiles():
 def test_fused_qkv_needs_a_gpu():
     for cpu in ([FASTER, FASTER], [FASTER, SAME], [SAME]):
         row = fused(cpu)
-        assert verdict(2, row) == UNMEASURED and row.condition.startswith("the GPU half is unmeasured here")
-        assert ("faster by more than 2%: CPU, 1 thread, 1 row" in row.condition) == (cpu[0] == FASTER)
+        assert verdict(2, row) == UNMEASURED and row.unmeasured == GPU_HALF
+        assert ("one matrix is faster: CPU, 1 thread, with 1" in row.condition) == (cpu[0] == FASTER)
+
+
+def test_the_condition_of_fused_qkv_names_each_case_once_by_machine():
+    row = fused([FASTER, SAME, FASTER], recorded=[FASTER, SLOWER, FASTER])
+    assert verdict(2, row) == "depends" and row.condition == (
+        "the same numbers up to rounding: yes; one matrix is faster: CPU, 1 thread, with 1 and 16 rows of x and NVIDIA "
+        "FAKE, 2030-01-02, with 1 and 16 rows of x; no clear difference: CPU, 1 thread, with 4 rows of x; three are "
+        "faster: NVIDIA FAKE, 2030-01-02, with 4 rows of x; clear means by more than 2% in three quarters of the turns")
+    assert "CPU, 1 thread: 1.20 (1 row), 1.01 (4 rows) and 1.20 (16 rows); NVIDIA FAKE" in row.measured
+
+
+def test_where_no_difference_is_clear_the_smallest_effect_is_that_of_the_widest_spread():
+    assert fused([(1.0, 1.0, 1.0)], recorded=[(1.0, 1.0, 1.0)]).smallest == "2% of the time"
+    row = fused([SAME], recorded=[(1.0, 1.0, 1.0)])
+    assert verdict(2, row) == "inconclusive" and row.smallest == "11% of the time"  # 1.02 * 1.1 / 1.01
+    row = fused([FASTER], recorded=[SAME])  # of the cases without a clear difference
+    assert verdict(2, row) == "depends" and row.smallest == "11% of the time"
+    assert not fused([FASTER], recorded=[SLOWER]).smallest
 
 
 @pytest.mark.parametrize("cpu, other, result", [
@@ -187,18 +222,72 @@ def test_fused_qkv_is_settled_by_a_gpu_of_this_machine_or_by_a_record(cpu, other
     assert verdict(2, fused(cpu, own=other)) == result
     row = fused(cpu, recorded=other)
     assert verdict(2, row) == result and "NVIDIA FAKE" in row.measured_on and "2030-01-02" in row.measured_on
-    assert row.measured_on.endswith("forward and backward") and "(NVIDIA FAKE, 2030-01-02, 1 row)" in row.measured
+    assert row.measured_on.endswith("forward and backward") and "NVIDIA FAKE, 2030-01-02: " in row.measured
 
 
 def test_other_numbers_refute_fused_qkv_without_a_gpu():
-    assert verdict(2, fused([FASTER], differences={"whole numbers": 1.0, "random numbers": 1e-5})) == "does not hold"
+    for differences in ({"whole numbers": 1.0, "random numbers": 1e-5}, {"whole numbers": 0.0, "random numbers": 0.01}):
+        for recorded in ([], [FASTER]):
+            assert verdict(2, fused([FASTER], recorded=recorded, differences=differences)) == "does not hold"
 
 
 def test_a_stand_in_says_nothing_about_the_speed_of_fused_qkv():
     row = fused([])
     assert verdict(2, row) == UNMEASURED and "not measured at Model 5's real size" in row.measured
-    assert "stand-in" in row.measured_on and "faster by" not in row.condition
+    assert "stand-in" in row.measured_on and "faster" not in row.condition and row.unmeasured == STAND_IN
     assert verdict(2, fused([], recorded=[FASTER])) == "holds"
+
+
+# --- claims 31 to 35 -------------------------------------------------------------------------------------------------
+
+WHERE = "the laptop model, CPU"
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.07, 1.48, 2.0, 2.5])
+def test_no_ratio_on_one_cpu_settles_what_two_gpus_do(ratio):
+    row = speed_verdicts.two_processes({"one with 1 thread": ratio, "one with 2 threads": 1.0}, WHERE)
+    assert verdict(31, row) == UNMEASURED and row.unmeasured == "two processes with a GPU each"
+    assert f"{ratio:.2f} times as fast as one with 1 thread" in row.measured
+
+
+@pytest.mark.parametrize("losses, weights, control, result", [
+    (1e-6, 1e-5, 0.5, "holds"), (0.5, 1e-5, 0.5, "does not hold"), (1e-6, 0.8, 0.5, "does not hold"),
+    (float("nan"), 1e-5, 0.5, "does not hold"), (1e-6, 1e-5, 1e-6, "inconclusive"),
+])
+def test_two_processes_train_the_same_model_only_if_another_run_looks_different(losses, weights, control, result):
+    row = speed_verdicts.same_training(losses, weights, control, 40, WHERE)
+    assert verdict(32, row) == result and "in 40 steps" in row.measured
+    assert result != "holds" or "in the first 40 steps" in row.condition
+    assert result != "inconclusive" or row.smallest == "0.001 nats"
+
+
+@pytest.mark.parametrize("moved, result", [
+    ({2: 1.0, 3: 1.34, 4: 1.5}, "does not hold"),
+    ({2: 1.0}, UNMEASURED), ({2: 1.0, 3: 1.34}, UNMEASURED),  # no number and its double
+    ({2: 1.0, 4: None}, UNMEASURED),
+    ({2: 1.0, 4: 2.0}, "holds"),
+])
+def test_the_bytes_need_a_number_of_processes_and_its_double(moved, result):
+    row = speed_verdicts.bytes_sent(moved, "gloo")
+    assert verdict(33, row) == result and bool(row.unmeasured) == (result == UNMEASURED)
+    assert result == UNMEASURED or f"from 2 to 4 processes {moved[4]:.2f} times as much" in row.condition
+
+
+@pytest.mark.parametrize("difference, kept, result", [
+    (1e-6, (70, 10), "holds"), (0.1, (70, 10), "does not hold"), (1e-6, (70, 60), "does not hold"),
+])
+def test_accumulation_needs_equal_losses_and_less_memory(difference, kept, result):
+    for peaks, shown in (((100, 25), True), ((None, None), False)):
+        row = speed_verdicts.accumulation(8, difference, kept, peaks, 6, WHERE)
+        assert verdict(34, row) == result and ("4.0 times less at the peak" in row.measured) == shown
+        assert "weights and Adam does not" in row.condition and row.measured_on == WHERE
+
+
+@pytest.mark.parametrize("adam, result", [(8, "holds"), (4, "does not hold"), (12, "does not hold")])
+def test_sixteen_bytes_are_counted_after_the_first_step(adam, result):
+    before = {"weights": 400, "gradients": 0, "Adam": 0}
+    row = speed_verdicts.adam_bytes(before, before | {"gradients": 400, "Adam": 100 * adam}, 100, WHERE)
+    assert verdict(35, row) == result and "before the first step 4.000" in row.measured
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

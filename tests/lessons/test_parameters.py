@@ -1,9 +1,14 @@
 """Counting: the published totals, formula against measurement, and groups that partition the model."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torchinfo
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.machine import assets
 from helpers.model import SIZES, GPTConfig
 from helpers.parameters import (
     EXPERTS,
@@ -83,3 +88,37 @@ def test_a_mixture_of_experts_uses_only_some_of_its_parameters():
     per_layer = 2 * 4096 * 4096 + 2 * 1024 * 4096 + 2 * 3 * 14336 * 4096 + 8 * 4096  # attention, two experts, router
     assert mixtral["flops"] == 2 * (32 * per_layer + 32000 * 4096)
     assert mixtral["cache"] == 2 * 32 * 8 * 128 * 2 and costs_per_token(architecture("gpt2"), 0)["cache"] == 36_864
+
+
+def counts_every_module(model, verbose):
+    """torchinfo 1.8: a shared tensor counts in every module that has it."""
+    total = sum(p.numel() for module in model.modules() for p in module.parameters(recurse=False))
+    return SimpleNamespace(total_params=total)
+
+
+def counts_shared_once(model, verbose):
+    """torchinfo after 1.8 (its pull request 397): the total is that of model.parameters()."""
+    return SimpleNamespace(total_params=sum(p.numel() for p in model.parameters()))
+
+
+@pytest.mark.parametrize("version, summary, answer, total", [
+    (torchinfo.__version__, torchinfo.summary, None, None),
+    ("1.8.0", counts_every_module, "twice", UNTIED),
+    ("1.9.0", counts_shared_once, "once", TOTALS),
+    ("2.0.0", lambda model, verbose: SimpleNamespace(total_params=7),
+     "neither once nor twice", dict.fromkeys(SIZES, 7)),
+])
+def test_notebook_05_says_what_each_version_of_torchinfo_counts(version, summary, answer, total):
+    """The cell runs with versions that count a shared tensor twice and once, and says which of them is installed."""
+    text = (assets.ROOT / "notebooks" / "05_counting_parameters.ipynb").read_text(encoding="utf-8")
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(text)["cells"]}
+    tables, models = [], {name: meta_model(GPTConfig.named(name)) for name in SIZES}
+    exec(cells["torchinfo"], {  # what earlier cells of the notebook have defined
+        "models": models, "totals": TOTALS, "parameter_formula": parameter_formula, "GPTConfig": GPTConfig,
+        "torchinfo": SimpleNamespace(__version__=version, summary=summary),
+        "show_table": lambda rows, *_, **__: tables.append(rows)})
+    column, (said,) = f"torchinfo {version}", tables[1][0].values()
+    assert {name: row["sum over all modules"] for name, row in tables[0].items()} == UNTIED
+    assert said == answer or answer is None and said in ("once", "twice")
+    assert total is None or {name: row[column] for name, row in tables[0].items()} == total
+    assert "torchinfo 1.8 reports the untied total" in cells["torchinfo-see"] and "pull/397" in cells["torchinfo-see"]
