@@ -21,7 +21,7 @@ from helpers.model import GPTConfig
 
 RECIPES = {
     "smoke": replace(recipes.RECIPES["smoke"], training=replace(
-        recipes.RECIPES["smoke"].training, steps=8, batch_size=4, context=32, warmup_steps=2)),
+        recipes.RECIPES["smoke"].training, steps=10, batch_size=4, context=32, warmup_steps=2)),
     "laptop": replace(recipes.RECIPES["laptop"], model=replace(recipes.RECIPES["laptop"].model, n_layer=2),
                       training=replace(recipes.RECIPES["laptop"].training, steps=400)),
     "full": recipes.RECIPES["full"],

@@ -176,9 +176,11 @@ def repeating_row(narrow=0.7, sizes=(128, 768), normal=1.0, greedy=0.8, sampled=
 def test_what_an_untrained_model_repeats_depends_on_what_was_measured_on_both_sides():
     row = repeating_row()
     assert row.verdict == "depends"
-    assert row.condition == "on the initialisation and the width and greedy or sampled text"
-    assert repeating_row(narrow=0.3).condition == "on the initialisation and greedy or sampled text"
-    assert repeating_row(normal=0.2, greedy=0.2).condition == "on the width"
+    assert row.condition == (
+        "on the initialisation and the width (Hugging Face's GPT-2) and greedy or sampled text (Hugging Face's GPT-2)")
+    assert repeating_row(narrow=0.3).condition == (
+        "on the initialisation and greedy or sampled text (Hugging Face's GPT-2)")
+    assert repeating_row(normal=0.2, greedy=0.2).condition == "on the width (Hugging Face's GPT-2)"
     assert repeating_row(seed=0.55, sampled=0.0).verdict == "does not hold"  # one seed contradicts all three
     assert repeating_row(sampled=0.9, narrow=0.0, normal=0.0).verdict == "holds"
     assert repeating_row(sizes=(64, 256)).verdict == "unmeasured here"  # not GPT-2's size
