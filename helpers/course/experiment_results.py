@@ -166,7 +166,7 @@ def claim_26(record):
                 f"{len(each)} authors: {last} nats; of the first tenth: {first}; in a single book the last tenth "
                 f"differs by a standard deviation of {single:.2f}")
     if models:
-        measured += f"; small GPTs on {len(models)} books: " + ", ".join(f"{row[-1]:+.2f}" for row in models)
+        measured += f"; small GPTs on {len(models)} of the books: " + ", ".join(f"{row[-1]:+.2f}" for row in models)
     on = f"a trigram model with {record['tokenizer']}, each book cut into ten; unit: the author"
     words = {"higher": "the last tenth is harder on average", "lower": "the last tenth is easier on average",
              "equal": f"on average it is as hard as the others, within {MARGIN} nats",

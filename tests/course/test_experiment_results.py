@@ -237,7 +237,7 @@ def test_many_books_of_few_authors_are_not_many_observations():
 def test_claim_26_shows_what_small_models_say():
     record = books(0.1)
     record["books"]["book 0 of 0"]["model"] = [5.0] * 9 + [5.25]
-    assert "small GPTs on 1 books: +0.25" in experiment_results.claim_26(record)[0]
+    assert "small GPTs on 1 of the books: +0.25" in experiment_results.claim_26(record)[0]
 
 
 # --- claim 30 --------------------------------------------------------------------------------------------------------
