@@ -614,8 +614,8 @@ def _cache_mistake(text, ids, n, weights):
     for message, mistake in reference.CACHE_MISTAKES if weights else ():
         if torch.equal(text, reference.text(weights, TEXT, ids, n, **mistake)):
             return message
-    return ("Look at what only a step with a cache does: the positions of new tokens, the mask, and the order of the "
-            "keys and values.")
+    return ("Look at what only a step with a cache does: the positions of new tokens, the mask, and whether keys and "
+            "values keep the same order.")
 
 
 def _check_generation(subject, model, ids, n, weights):
