@@ -4,6 +4,7 @@ An arm says what it changes in the model, in the training or in the data, and in
 judged. experiments.py trains the arms and records the results.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import nn
 
 from helpers import corpus
 from helpers.course import recipes
-from helpers.machine import assets
+from helpers.machine import assets, timing
 from helpers.model import GPTConfig
 
 # --- sizes: notebook 07's recipe with half as many blocks and about half as many batches, to afford ten seeds ---------
@@ -50,24 +51,14 @@ def scaled_logits(model):
 
 def with_mlp_ratio(model, ratio):
     """Replaces the hidden layers of the MLPs, which are 4 times as wide as the residual stream, by ones that are
-    `ratio` times as wide. Their weights begin as GPT-2's do; with ratio 0 the model has no MLP."""
+    `ratio` times as wide. Their weights begin as GPT-2's do."""
     C, L = model.config.n_embd, model.config.n_layer
     for block in model.transformer.h:
-        if ratio == 0:
-            block.mlp = NoMLP()
-            continue
         block.mlp.c_fc, block.mlp.c_proj = nn.Linear(C, ratio * C), nn.Linear(ratio * C, C)
         nn.init.normal_(block.mlp.c_fc.weight, std=0.02)
         nn.init.normal_(block.mlp.c_proj.weight, std=0.02 / math.sqrt(2 * L))
         for layer in (block.mlp.c_fc, block.mlp.c_proj):
             nn.init.zeros_(layer.bias)
-
-
-class NoMLP(nn.Module):
-    """The MLP of a model that consists of attention alone: it adds nothing to the residual stream."""
-
-    def forward(self, x):
-        return torch.zeros_like(x)
 
 
 CHANGES = {change.__name__: change for change in (wide_init, fake_tie, scaled_logits)}
@@ -132,8 +123,10 @@ def rewritten(change, with_licence=False):
 
 
 def voyage(book, context, seed):
-    """The short text that ships with the course."""
-    return Split(*corpus.load_text(assets.DATA / "voyage.txt", book.tokenizer).split())
+    """The short text that ships with the course, with the last tenth of its training set as its validation set."""
+    train, test = corpus.load_text(assets.DATA / "voyage.txt", book.tokenizer).split()
+    fitted, validation = corpus.split_validation(train)
+    return Split(fitted, test, validation)
 
 
 def windows_of(ids, context, stride):
@@ -181,7 +174,8 @@ class Arm:
     width of the MLPs' hidden layers, as a multiple of the model's. split(book, context, seed): makes the Split.
     budget: batches, as a multiple of the base arm's. before: batches on the whole book before that, likewise. rate_of:
     the arm whose learning rate is used; None: the arm's own rate is tuned on the validation set. seeds: how many seeds
-    are trained. points: how many times the losses are measured on the way. form: whether samples are measured there.
+    are trained: ten where a verdict of the ledger rests on the arm. points: how many times the losses are measured on
+    the way. form: whether samples are measured there.
     """
 
     group: str
@@ -194,9 +188,13 @@ class Arm:
     budget: float = 1.0
     before: float = 0.0
     rate_of: str | None = None
-    seeds: int = 10
+    seeds: int = 5
     points: int = 0
     form: bool = False
+
+    def fits(self, size):
+        """Whether the arm can be trained at this run size: a width of its own was chosen for the smaller ones."""
+        return size != "full" or "n_embd" not in self.model
 
 
 PASSAGES = (4, 12, 40, 100, 200)
@@ -211,7 +209,7 @@ NO_DECAY = {"weight_decay": 0.0, "embedding_decay": 0.0}
 SCHEDULES = {"linear": {}, "cosine": {"decay": "cosine"}, "constant": {"final_share": 1.0}}
 BUDGETS = (0.5, 1, 2)  # times the base arm's
 SHAPES = ((1, 4), (4, 4), (8, 4), (16, 4), (2, 1), (2, 2), (2, 8), (2, 16))  # (depth, MLP ratio): the width follows
-AT_ONE_WIDTH = ((1, 10), (3, 2), (4, 1), (6, 0))  # (depth, MLP ratio)
+STEP_TIMES = timing.RECORDS / "step_times.json"  # of data/recipes/measure_step_times.py
 
 
 def parameters_of(depth, width, ratio=4, vocab_size=4096, context=64, tied=True):
@@ -229,26 +227,32 @@ def model5_arms():
     layers = {"n_layer": recipes.RECIPES["laptop"].model.n_layer}
     return {f"{schedule}_{budget:g}": Arm(
         "budget", f"{schedule} learning rate, {budget:g} x the batches", model=layers, training=training, budget=budget,
-        split=tail_with_validation, rate_of=None if budget == 1 else f"{schedule}_1", seeds=5, points=10,
+        split=tail_with_validation, rate_of=None if budget == 1 else f"{schedule}_1", points=10,
         form=schedule == "linear") for schedule, training in SCHEDULES.items() for budget in BUDGETS}
 
 
 def shape_arms():
-    """Models with as many parameters as the base arm's: depth against width, MLP ratio against width, and depth against
-    MLP ratio."""
+    """Models with as many parameters as the base arm's: depth against width, and MLP ratio against width."""
     base = RECIPES["laptop"].model
     parameters = parameters_of(base.n_layer, base.n_embd)
-    widths = {**{(depth, ratio): equal_width(depth, ratio, parameters) for depth, ratio in SHAPES},
-              **dict.fromkeys(AT_ONE_WIDTH, base.n_embd)}
+    widths = {(depth, ratio): equal_width(depth, ratio, parameters) for depth, ratio in SHAPES}
     return {f"shape_{depth}_{ratio}": Arm(
         "shape", f"{depth} block{'s' * (depth > 1)} of width {width}, MLP ratio {ratio}", mlp_ratio=ratio,
         model={"n_layer": depth, "n_embd": width}, seeds=3) for (depth, ratio), width in widths.items()}
 
 
+def time_arms(shapes):
+    """The arms of shape_arms() with so many batches that training takes as long as the base arm's."""
+    times = json.loads(STEP_TIMES.read_text(encoding="utf-8"))["times"] if STEP_TIMES.is_file() else {}
+    return {name.replace("shape", "time"): replace(
+        arm, group="time", what=f"{arm.what}, equal time", budget=1 / times[name]["middle"], rate_of=name)
+        for name, arm in shapes.items() if name in times}
+
+
 def passage_arms():
     """Few and many passages, split by window and by passage."""
     return {f"{kind}_{number}": Arm(
-        "leakage", f"{number} passages, split by {kind}", training=SHORT, budget=0.25, points=10,
+        "leakage", f"{number} passages, split by {kind}", training=SHORT, budget=0.25, points=10, seeds=10,
         split=passages(number, kind == "passage"), rate_of=None if kind == "passage" else f"passage_{number}")
         for number in PASSAGES for kind in ("passage", "window")}
 
@@ -256,13 +260,14 @@ def passage_arms():
 BASE = RECIPES["laptop"].model
 AS_LARGE = equal_width(BASE.n_layer, 4, parameters_of(BASE.n_layer, BASE.n_embd, tied=False))
 ARMS = {
-    "base": Arm("base", "the course's recipe"),
-    "random": Arm("sampling", "random windows", training=RANDOM),
-    "epochs_short": Arm("sampling", "shuffled epochs, a quarter of the batches", budget=0.25, rate_of="base"),
+    "base": Arm("base", "the course's recipe", seeds=10),
+    "random": Arm("sampling", "random windows", training=RANDOM, seeds=10),
+    "epochs_short": Arm("sampling", "shuffled epochs, a quarter of the batches", budget=0.25, rate_of="base",
+                        seeds=10),
     "random_short": Arm("sampling", "random windows, a quarter of the batches", training=RANDOM, budget=0.25,
-                        rate_of="random"),
-    "untied": Arm("tying", "untied head, as wide", model=UNTIED),
-    "tied_wider": Arm("tying", "tied head, as many parameters as untied", model={"n_embd": AS_LARGE}),
+                        rate_of="random", seeds=10),
+    "untied": Arm("tying", "untied head, as wide", model=UNTIED, seeds=10),
+    "tied_wider": Arm("tying", "tied head, as many parameters as untied", model={"n_embd": AS_LARGE}, seeds=10),
     **passage_arms(),
     "small": Arm("overfitting", "an eighth of the book", split=small, budget=0.75, points=15),
     "small_untied": Arm("overfitting", "an eighth, untied head", model=UNTIED, split=small, budget=0.75, points=15),
@@ -283,13 +288,14 @@ ARMS = {
                rate_of="base"),
     "crlf": Arm("cleaning", "Windows line endings kept", split=rewritten(as_delivered), rate_of="base"),
     "unwrapped": Arm("cleaning", "each paragraph on one line", split=rewritten(unwrapped), rate_of="base"),
-    "voyage_scratch": Arm("pretraining", "the short text, from scratch", split=voyage, budget=0.25, rate_of="base"),
+    "voyage_scratch": Arm("pretraining", "the short text, from scratch", split=voyage, budget=0.25, points=10),
     "voyage_longer": Arm("pretraining", "the short text, from scratch, five times as many batches", split=voyage,
-                         budget=1.25, rate_of="base"),
+                         budget=1.25, points=10),
     "voyage_pretrained": Arm("pretraining", "the short text, after the book", split=voyage, budget=0.25, before=1.0,
-                             rate_of="base"),
+                             rate_of="base", points=10),
     **model5_arms(),
-    **shape_arms(),
+    **(SHAPED := shape_arms()),
+    **time_arms(SHAPED),
 }
 
 

@@ -576,27 +576,28 @@ def stage_overfit(subject):
 
 @torch.no_grad()
 def _greedy(subject, model, ids, n):
-    """The most likely continuation by the model's own logits, one whole pass per token; and the smallest lead."""
-    lead = math.inf
-    for _ in range(n):
+    """The most likely continuation by the model's own logits, one whole pass per token; and how many of its tokens are
+    certain: those before the first whose lead is so small that rounding may decide."""
+    certain = n
+    for step in range(n):
         last = subject.logits(model, ids)[:, -1]  # (B, V)
         best, second = last.topk(2).values.unbind(-1)
-        lead = min(lead, (best - second).min().item())
+        if (best - second).min() <= 1e-5:
+            certain = min(certain, step)
         ids = torch.cat([ids, last.argmax(-1, keepdim=True)], dim=1)
-    return ids, lead
+    return ids, certain
 
 
-def _check_text(text, right, T, lead, how):
-    """Compares a text with the right one, token by token, unless the lead of a token is so small that rounding may
-    decide."""
+def _check_text(text, right, T, certain, how):
+    """Compares a text with the right one, token by token, as far as its new tokens are certain (_greedy)."""
     if not isinstance(text, torch.Tensor) or text.shape != right.shape:
         raise NotYet(f"{how} must return a tensor of the shape {tuple(right.shape)}: the prompt (T = {T}), then "
                      f"the new ones. Yours returns {describe(text)}.")
     if not torch.equal(text[:, :T], right[:, :T]):
         raise NotYet(f"{how} must begin with the prompt {right[0, :T].tolist()}; yours begins with "
                      f"{text[0, :T].tolist()}.")
-    if lead > 1e-5 and not torch.equal(text, right):
-        b, t = (text != right).nonzero()[0].tolist()
+    if (wrong := (text != right)[:, : T + certain]).any():
+        b, t = wrong.nonzero()[0].tolist()
         raise NotYet(f"{how}: after {right[b, :t].tolist()} your own logits are highest for token {right[b, t]}, but "
                      f"the text goes on with {text[b, t]} (position {t}).")
 
@@ -620,7 +621,7 @@ def _cache_mistake(text, ids, n, weights):
 
 def _check_generation(subject, model, ids, n, weights):
     """Compares the texts without and with the cache with the model's own logits."""
-    (B, T), (right, lead) = ids.shape, _greedy(subject, model, ids, n)
+    (B, T), (right, certain) = ids.shape, _greedy(subject, model, ids, n)
     for use_cache in (False, True):
         how = f"generate(ids of the shape ({B}, {T}), {n}, use_cache={use_cache})"
         try:
@@ -630,7 +631,7 @@ def _check_generation(subject, model, ids, n, weights):
                 raise
             raise NotYet(f"{how}: {_stopped(error)}. Is something left of the call before?") from error
         try:
-            _check_text(text, right, T, lead, how)
+            _check_text(text, right, T, certain, how)
         except NotYet as reason:
             if not use_cache:
                 raise

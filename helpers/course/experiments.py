@@ -373,15 +373,15 @@ def record(names, size="laptop", seeds=None, jobs=1, folder=FOLDER):
 # --- reading the records ---------------------------------------------------------------------------------------------
 
 
-def best_checkpoint(test_losses, patience):
+def best_checkpoint(validation_losses, patience):
     """Early stopping: the index of the checkpoint to keep and that of the measurement after which training stops."""
     best = 0
-    for i, loss in enumerate(test_losses):
-        if loss < test_losses[best]:
+    for i, loss in enumerate(validation_losses):
+        if loss < validation_losses[best]:
             best = i
         if i - best >= patience:  # this many measurements in a row have brought no new best
             return best, i
-    return best, len(test_losses) - 1
+    return best, len(validation_losses) - 1
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
@@ -399,7 +399,10 @@ def main(arguments=None):
     add("--list", action="store_true", help="list the arms and what is recorded of them, and run nothing")
     add("--folder", type=Path, default=FOLDER, help="the folder of the records (default: %(default)s)")
     options = parser.parse_args(arguments)
-    names = options.arms or [name for name, arm in ARMS.items() if arm.group in ["base", *(options.groups or groups)]]
+    fitting = [name for name, arm in ARMS.items() if arm.fits(options.size)]
+    if unfit := [name for name in options.arms or () if name not in fitting]:
+        parser.error(f"{', '.join(unfit)}: this width was chosen for the laptop size; --size full keeps Model 5's.")
+    names = options.arms or [name for name in fitting if ARMS[name].group in ["base", *(options.groups or groups)]]
     if not options.list:
         record(names, options.size, options.seeds, options.jobs, options.folder)
         return 0

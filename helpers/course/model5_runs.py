@@ -347,11 +347,11 @@ def agreement(runs):
     return f"{words}, at the end " + ", ".join(f"{end} with {n} of {len(ends)} seeds" for end, n in counted.items())
 
 
-def claim_23(live, label, record):
+def claim_23(live, label, record, smaller=""):
     """The row of claim 23: (measured, measured on, verdict, condition, smallest, unmeasured), for Ledger.add.
 
     live: the reader's run, of whatever model, with its validation losses (as_run); label: its model and its text.
-    record: records.full_size(), or None.
+    record: records.full_size(), or None. smaller: what a smaller model says (experiment_results.convergence_words).
     Complete runs of Model 5 with SEEDS seeds settle the claim. Fewer, shorter runs or a smaller model do not.
     """
     course = runs_of(record)
@@ -361,8 +361,9 @@ def claim_23(live, label, record):
     own = f"only {batches_of([live])} batches"
     if is_complete(live) and fall(live):
         own = describe_complete([live], "validation")
+    own = "; ".join(filter(None, [f"{own} (a single run)", smaller]))
     if not course:
-        return f"{own} (a single run)", label, "unmeasured here", "", "", "Model 5, of which no run is recorded"
+        return own, label, "unmeasured here", "", "", "Model 5, of which no run is recorded"
     nats = {name: losses["nats"] for name, losses in record["baselines"].items()}
     real = describe_complete(complete) if complete else describe_part(course[0], nats)
     on = f"Model 5, {record['text']}: {records.origin(record)} ({seeds(complete or course)}); {label}: this machine"

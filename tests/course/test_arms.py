@@ -1,7 +1,7 @@
 """What notebook 09 compares: each arm differs from the base arm as described, in model, training or data."""
 
+import json
 import math
-import warnings
 from dataclasses import asdict, replace
 
 import pytest
@@ -37,7 +37,8 @@ def built(name, shape=SHAPE):
 
 def test_the_arms_cover_each_section_and_have_one_base():
     groups = [arm.group for arm in ARMS.values()]
-    sections = {"sampling", "tying", "leakage", "overfitting", "recipe", "cleaning", "pretraining", "budget", "shape"}
+    sections = {"sampling", "tying", "leakage", "overfitting", "recipe", "cleaning", "pretraining", "budget", "shape",
+                "time"}
     assert groups.count("base") == 1 and set(groups) == {"base", *sections}
     assert len({arm.what for arm in ARMS.values()}) == len(ARMS)
 
@@ -132,23 +133,17 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 2, 8])
+@pytest.mark.parametrize("ratio", [1, 2, 8])
 def test_the_mlp_ratio_changes_the_mlps_and_nothing_else(ratio):
     torch.manual_seed(0)
     base, model = (GPT(SHAPE) for _ in range(2))
     model.load_state_dict(base.state_dict())
-    with warnings.catch_warnings(action="error"):  # PyTorch warns of a matrix without elements
-        arms.with_mlp_ratio(model, ratio)
+    arms.with_mlp_ratio(model, ratio)
     kept = {name: p for name, p in base.named_parameters() if ".mlp." not in name}
     assert all(torch.equal(dict(model.named_parameters())[name], p) for name, p in kept.items())
-    mlps = SHAPE.n_layer * (2 * ratio * 8 * 8 + ratio * 8 + 8) if ratio else 0
+    mlps = SHAPE.n_layer * (2 * ratio * 8 * 8 + ratio * 8 + 8)
     assert count(model) == sum(p.numel() for p in kept.values()) + mlps
-    ids = torch.arange(24).view(2, 12)
-    assert model(ids).shape == (2, 12, 101)
-    if ratio == 0:
-        for block in base.transformer.h:  # an MLP that adds nothing
-            torch.nn.init.zeros_(block.mlp.c_proj.weight)
-        assert torch.allclose(model(ids), base(ids), atol=1e-6)
+    assert model(torch.arange(24).view(2, 12)).shape == (2, 12, 101)
 
 
 def test_mlps_of_another_width_begin_as_gpt_2s_do():
@@ -162,7 +157,7 @@ def test_mlps_of_another_width_begin_as_gpt_2s_do():
         assert not block.mlp.c_fc.bias.any() and not block.mlp.c_proj.bias.any()
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 3])
+@pytest.mark.parametrize("ratio", [1, 3])
 def test_muon_trains_the_matrices_of_every_mlp(ratio):
     config = replace(arms.settings(ARMS["base"], "smoke", 0)[1], batch_size=2, context=8, precision="fp32")
     arm = replace(ARMS["base"], mlp_ratio=ratio)
@@ -170,7 +165,7 @@ def test_muon_trains_the_matrices_of_every_mlp(ratio):
     optimizer = training.make_optimizer(model, config)
     muon, adamw = ([p for group in part.param_groups for p in group["params"]] for part in optimizer.optimizers)
     matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
-    assert {id(p) for p in muon} == {id(p) for p in matrices} and len(matrices) == (8 if ratio else 4)
+    assert {id(p) for p in muon} == {id(p) for p in matrices} and len(matrices) == 8
     assert {id(p) for p in [*muon, *adamw]} == {id(p) for p in model.parameters()}
     before = [p.clone() for p in matrices]
     experiments.fit(model, torch.arange(101).repeat(2), replace(config, steps=2, warmup_steps=0))
@@ -203,13 +198,27 @@ def test_the_formula_counts_the_matrices_and_the_rest_is_small():
         assert 0 < counted(name) - formula < 0.02 * formula, name
 
 
-def test_the_shapes_isolate_depth_mlp_ratio_and_their_exchange():
+def test_the_shapes_exchange_depth_and_mlp_ratio_for_width():
     shapes = {name: (arms.settings(arm, "laptop", 0)[0], arm.mlp_ratio) for name, arm in ARMS.items()
               if arm.group == "shape"}
     assert all(shape.n_embd % shape.n_head == 0 for shape, _ in shapes.values())
     assert {shape.n_layer for shape, ratio in shapes.values() if ratio == 4} == {1, 4, 8, 16}
     assert {ratio for shape, ratio in shapes.values() if shape.n_layer == 2} == {1, 2, 8, 16}
-    assert {(shape.n_layer, ratio) for shape, ratio in shapes.values() if shape.n_embd == 128} == {*arms.AT_ONE_WIDTH}
+
+
+def test_at_an_equal_time_slow_steps_are_fewer():
+    times = json.loads(arms.STEP_TIMES.read_text(encoding="utf-8"))["times"]
+    for name, ratios in times.items():
+        equal_time, equal_size = ARMS[name.replace("shape", "time")], ARMS[name]
+        steps = arms.settings(equal_time, "laptop", 0)[1].steps
+        assert steps * ratios["middle"] == pytest.approx(arms.settings(ARMS["base"], "laptop", 0)[1].steps, abs=1)
+        assert (equal_time.model, equal_time.mlp_ratio) == (equal_size.model, equal_size.mlp_ratio)
+    assert set(times) == {name for name, arm in ARMS.items() if arm.group == "shape"}
+
+
+def test_without_recorded_times_there_are_no_arms_of_equal_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(arms, "STEP_TIMES", tmp_path / "none.json")
+    assert arms.time_arms(arms.shape_arms()) == {}
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -235,7 +244,7 @@ def test_the_small_training_set_is_an_eighth_and_its_other_sets_stay(book):
 
 def test_the_short_text_is_the_one_that_ships(book):
     split = ARMS["voyage_pretrained"].split(replace(book, ids=book.ids[:50]), 16, 0)
-    assert torch.equal(torch.cat([split.train, split.test]), book.ids)
+    assert torch.equal(torch.cat([split.train, split.validation, split.test]), book.ids)
 
 
 def test_other_ways_of_cleaning_keep_the_same_words(book):

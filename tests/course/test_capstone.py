@@ -488,3 +488,20 @@ def test_a_check_takes_less_than_ten_seconds():
     start = time.perf_counter()
     capstone.judge(capstone_solution.GPT2)
     assert time.perf_counter() - start < 10
+
+
+def test_a_text_is_compared_up_to_the_first_token_that_rounding_may_decide():
+    right = torch.tensor([[5, 1, 2, 3, 4]])
+    capstone._check_text(torch.tensor([[5, 1, 2, 9, 9]]), right, 1, 2, "generate()")
+    with pytest.raises(capstone.NotYet, match="position 3"):
+        capstone._check_text(torch.tensor([[5, 1, 2, 9, 9]]), right, 1, 3, "generate()")
+
+    def tied_from_the_third_step(model, ids):  # the two best tokens are equally likely
+        logits = torch.zeros(*ids.shape, 7)
+        logits[..., 1] = 1.0
+        logits[..., 2] = 1.0 if ids.shape[1] >= 4 else 0.5
+        return logits
+
+    subject = capstone.Subject(capstone.Adapter(None, logits=tied_from_the_third_step))
+    text, certain = capstone._greedy(subject, None, torch.tensor([[0, 0]]), 5)
+    assert certain == 2 and text.shape == (1, 7)

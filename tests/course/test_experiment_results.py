@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from helpers.course import claims, experiment_results
+from helpers.course import arms, claims, experiment_results
 from helpers.course.experiment_results import Comparison, compare, judged, leaks, runs_of
 
 ZIGZAG = (0.01, -0.01, 0.02, -0.02, 0.0, 0.01, -0.01, 0.02, -0.02, 0.0)  # ten seeds' luck; its mean is 0
@@ -304,3 +304,73 @@ def test_an_arm_is_compared_with_counting_on_the_same_split(monkeypatch):
     monkeypatch.setattr(experiment_results.ngrams, "kneser_ney_losses", losses)
     comparison, trigram = experiment_results.below_counting(recorded(base={"test": around(4.8)}), Book())
     assert trigram == 5.0 and comparison.difference == pytest.approx(-0.2) and comparison.reading == "lower"
+
+
+# --- how long to train, and when a text looks right ------------------------------------------------------------------
+
+
+def with_curves(*test_losses, steps=100):
+    """A record of an arm whose runs were measured six times."""
+    every = [0, 20, 40, 60, 80, 100]
+    return {"training": {"steps": steps}, "runs": {str(seed): {"curve": {"step": every, "test": losses}}
+                                                   for seed, losses in enumerate(test_losses)}}
+
+
+@pytest.mark.parametrize("last, words", [(4.0, "flat"), (3.8, "still falling"), (4.2, "rising"), (3.98, "not clear")])
+def test_the_end_of_a_curve_is_judged_over_the_seeds(last, words):
+    luck = (0.0, 0.002, -0.002, 0.001, -0.001)
+    record = with_curves(*([8, 5, 4.5, 4.2, 4.0, last + own] for own in luck))
+    row = experiment_results.convergence_row(record)
+    assert row["end"] == words and row["batches"] == 100 and row["test loss"] == pytest.approx(last)
+    lowest = min(4.0, last)
+    assert row["first fifth brings"] == pytest.approx(3 / (8 - lowest), rel=0.01)
+
+
+def test_a_flat_mean_of_seeds_that_differ_widely_is_not_flat():
+    record = with_curves(*([8, 5, 4.5, 4.2, 4.0, 4.0 + own] for own in (0.1, -0.1, 0.05, -0.05, 0.0)))
+    assert experiment_results.convergence_row(record)["end"] == "not clear"
+
+
+def test_what_longer_runs_bring_is_said_in_words():
+    records = {}
+    for kind in arms.SCHEDULES:
+        for number in arms.BUDGETS:
+            end = 5.0 - 0.3 * number if kind == "linear" else 5.0 - 0.2 * number
+            record = with_curves(*([8, 5.5, 5.2, 5.1, 5.0, end + own] for own in (0, 0.01)), steps=round(100 * number))
+            for run in record["runs"].values():
+                run |= {"test": run["curve"]["test"][-1], "train": 1.0}
+                run["curve"]["validation"] = run["curve"]["test"]
+            records[f"{kind}_{number:g}"] = record
+    words = experiment_results.convergence_words(records)
+    assert words.startswith("in notebook 09 (50 to 200 batches, 3 schedules, 2 seeds) 76% to 82% of the fall")
+    assert words.endswith("twice as many batches end 0.10 to 0.30 nats lower")
+
+
+def test_a_measure_has_arrived_when_it_stays_beyond_most_of_its_way():
+    curve = {"step": [0, 10, 20, 30, 40], "early": [0, 0.95, 1, 1, 1], "late": [0, 0.1, 0.2, 0.95, 1],
+             "back": [0, 0.95, 0.5, 0.95, 1], "falling": [9, 4, 1.5, 1.05, 1], "constant at last": [0, 0, 0, 0, 1]}
+    runs = runs_of({"arm": {"runs": {"0": {"test": 1.0, "train": 1.0, "curve": {**curve, "validation": [0] * 5}}}}})
+    found = experiment_results.arrivals(runs, "arm", list(curve)[1:])
+    assert found == {"early": 10, "late": 30, "back": 30, "falling": 20, "constant at last": 40}
+
+
+def test_two_groups_are_compared_by_students_t():
+    runs = runs_of({name: {"runs": {str(seed): {"test": loss, "train": 1.0} for seed, loss in enumerate(losses)}}
+                    for name, losses in {"few": [1.0, 2.0, 3.0], "many": [2.0, 4.0, 6.0, 8.0]}.items()})
+    comparison = experiment_results.compare_groups(runs, "few", "many")
+    assert comparison.difference == pytest.approx(-3.0) and comparison.number == 6
+    assert comparison.half == pytest.approx(4.0321 * math.sqrt(4.4 * (1 / 3 + 1 / 4)), rel=1e-3)
+    assert experiment_results.compare_groups(runs, "many", "few").difference == pytest.approx(3.0)
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_compared_over_the_seeds_that_all_of_them_have():
+    runs = recorded(base={"test": around(5.0)}, shape_1_4={"test": around(5.2)}, shape_8_4={"test": around(4.9)},
+                    time_8_4={"test": around(6.0)}, shape_2_1={"test": around(5.5)})
+    runs = runs.drop([("shape_8_4", seed) for seed in range(3, 10)])
+    curve = experiment_results.shape_curve(runs, "shape", [(8, 4), (1, 4)], 2, axis=0)
+    assert list(curve) == [1, 2, 8] and curve[8] == pytest.approx((4.9 + 0.02 / 3, 4.89, 4.92))
+    assert curve[2] == pytest.approx((5.0 + 0.02 / 3, 4.99, 5.02)), "the first three seeds only"
+    assert experiment_results.shape_curve(runs, "shape", [(2, 1)], 4, axis=1)[1][0] == pytest.approx(5.5)

@@ -25,45 +25,45 @@ def split_with(number):
     return lambda *arguments: list(nb09._split_mistakes(*arguments).values())[number]
 
 
-def keeps_the_last(test_losses, patience):
-    _, stopped = experiments.best_checkpoint(test_losses, patience)
+def keeps_the_last(losses, patience):
+    _, stopped = experiments.best_checkpoint(losses, patience)
     return stopped, stopped
 
 
-def looks_ahead(test_losses, patience):
-    return test_losses.index(min(test_losses)), experiments.best_checkpoint(test_losses, patience)[1]
+def looks_ahead(losses, patience):
+    return losses.index(min(losses)), experiments.best_checkpoint(losses, patience)[1]
 
 
-def never_counts_again(test_losses, patience):
+def never_counts_again(losses, patience):
     best, worse = 0, 0
-    for i, loss in enumerate(test_losses):
-        best, worse = (i, worse) if loss < test_losses[best] else (best, worse + (i > 0))
+    for i, loss in enumerate(losses):
+        best, worse = (i, worse) if loss < losses[best] else (best, worse + (i > 0))
         if worse >= patience:
             return best, i
-    return best, len(test_losses) - 1
+    return best, len(losses) - 1
 
 
-def one_too_late(test_losses, patience):
-    kept, _ = experiments.best_checkpoint(test_losses, patience)
-    return kept, experiments.best_checkpoint(test_losses, patience + 1)[1]
+def one_too_late(losses, patience):
+    kept, _ = experiments.best_checkpoint(losses, patience)
+    return kept, experiments.best_checkpoint(losses, patience + 1)[1]
 
 
-def takes_equal_ones(test_losses, patience):
+def takes_equal_ones(losses, patience):
     best = 0
-    for i, loss in enumerate(test_losses):
-        best = i if loss <= test_losses[best] else best
+    for i, loss in enumerate(losses):
+        best = i if loss <= losses[best] else best
         if i - best >= patience:
             return best, i
-    return best, len(test_losses) - 1
+    return best, len(losses) - 1
 
 
-def compares_with_the_one_before(test_losses, patience):
+def compares_with_the_one_before(losses, patience):
     worse = 0
-    for i in range(1, len(test_losses)):
-        worse = 0 if test_losses[i] < test_losses[i - 1] else worse + 1
+    for i in range(1, len(losses)):
+        worse = 0 if losses[i] < losses[i - 1] else worse + 1
         if worse == patience:
             break
-    return test_losses.index(min(test_losses[: i + 1])), i
+    return losses.index(min(losses[: i + 1])), i
 
 
 def looks_at_the_ends(starts, T, first, last):
@@ -108,7 +108,7 @@ WRONG = {
         (never_counts_again, "start counting again"),
         (one_too_late, "too late"),
         (takes_equal_ones, "An equal loss is no improvement"),
-        (lambda test_losses, patience: test_losses.index(min(test_losses)), "the index of the checkpoint to keep"),
+        (lambda losses, patience: losses.index(min(losses)), "the index of the checkpoint to keep"),
         (lambda *arguments: experiments.best_checkpoint(*arguments)[::-1], "wrong order"),
         (lambda losses, patience: [losses[i] for i in experiments.best_checkpoint(losses, patience)], "their indices"),
         (compares_with_the_one_before, "2.125"),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from helpers import corpus
-from helpers.course import experiments, first_experiments, full_size, induction, records, speedrun
+from helpers.course import experiments, full_size, induction, records, speedrun
 from helpers.machine import timing
 from helpers.model import GPTConfig
 from helpers.training import TrainConfig
@@ -157,7 +157,6 @@ def test_the_records_that_ship_are_still_valid(real_files):
         runs = experiments.recorded(name, "laptop", book)["runs"]
         chosen = experiments.rate_of(name, "laptop", book)
         assert len(experiments.counting(runs, chosen)) == experiments.ARMS[name].seeds, name
-    assert all(first_experiments.recorded_runs(name, "laptop", book) for name in first_experiments.ARMS)
     for name, attempt in speedrun.ATTEMPTS.items():
         seeds = len(speedrun.losses_of(name))
         assert seeds >= (len(speedrun.SEEDS) if attempt.kind == "record" else 2), name

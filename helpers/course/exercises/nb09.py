@@ -148,7 +148,7 @@ def _test_checkpoint(attempt):
         kept, stopped = as_numbers(answer, ("the index of the checkpoint to keep", "the index of the measurement "
                                                                                    "after which training stops"))
         _explain_checkpoint(kept, stopped, losses, patience, hint)
-    return "A rule that looks at the test set has used it: report the loss on a set that has chosen nothing."
+    return "The set that the rule looks at has been used: report the loss on one that has chosen nothing."
 
 
 def _explain_checkpoint(kept, stopped, losses, patience, hint):

@@ -137,9 +137,9 @@ def some_text(seed):
 # --- the best checkpoint ---------------------------------------------------------------------------------------------
 
 
-def with_a_counter(test_losses, patience):
+def with_a_counter(losses, patience):
     best, kept, worse = float("inf"), 0, 0
-    for i, loss in enumerate(test_losses):
+    for i, loss in enumerate(losses):
         if loss < best:
             best, kept, worse = loss, i, 0
         else:
@@ -149,34 +149,34 @@ def with_a_counter(test_losses, patience):
     return kept, i
 
 
-def by_the_text(test_losses, patience):
+def by_the_text(losses, patience):
     """Literally: the last `patience` measurements are all no better than the best one before them."""
-    for i in range(patience, len(test_losses)):
-        before, last = test_losses[: i - patience + 1], test_losses[i - patience + 1 : i + 1]
+    for i in range(patience, len(losses)):
+        before, last = losses[: i - patience + 1], losses[i - patience + 1 : i + 1]
         if min(last) >= min(before):
             return before.index(min(before)), i
-    return test_losses.index(min(test_losses)), len(test_losses) - 1
+    return losses.index(min(losses)), len(losses) - 1
 
 
-def by_the_lowest_so_far(test_losses, patience):
-    lowest = np.minimum.accumulate(test_losses)
-    place = [int(np.argmin(test_losses[: i + 1])) for i in range(len(lowest))]
+def by_the_lowest_so_far(losses, patience):
+    lowest = np.minimum.accumulate(losses)
+    place = [int(np.argmin(losses[: i + 1])) for i in range(len(lowest))]
     stops = [i for i in range(len(lowest)) if i - place[i] >= patience]
     stop = stops[0] if stops else len(lowest) - 1
     return np.array([place[stop], stop])
 
 
-def with_a_while_loop(test_losses, patience):
+def with_a_while_loop(losses, patience):
     i = best = 0
-    while i + 1 < len(test_losses) and i - best < patience:
+    while i + 1 < len(losses) and i - best < patience:
         i += 1
-        if test_losses[i] < test_losses[best]:
+        if losses[i] < losses[best]:
             best = i
     return [best, i]
 
 
-def checkpoint_in_torch(test_losses, patience):
-    losses = torch.tensor(test_losses)
+def checkpoint_in_torch(losses, patience):
+    losses = torch.tensor(losses)
     for stop in range(len(losses)):
         best = int((losses[: stop + 1] == losses[: stop + 1].min()).nonzero()[0])
         if stop - best == patience:
@@ -184,9 +184,9 @@ def checkpoint_in_torch(test_losses, patience):
     return torch.tensor([best, stop])
 
 
-def with_generators(test_losses, patience):
-    places = list(itertools.accumulate(range(len(test_losses)), lambda *pair: min(pair, key=test_losses.__getitem__)))
-    stop = next((i for i, place in enumerate(places) if i - place >= patience), len(test_losses) - 1)
+def with_generators(losses, patience):
+    places = list(itertools.accumulate(range(len(losses)), lambda *pair: min(pair, key=losses.__getitem__)))
+    stop = next((i for i, place in enumerate(places) if i - place >= patience), len(losses) - 1)
     return places[stop], stop
 
 
