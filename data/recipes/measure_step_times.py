@@ -5,7 +5,7 @@
 Notebook 09 compares shapes of a model at an equal number of parameters, and again at an equal time: there each shape
 reads as many batches as fit into the time of the base arm's (helpers/course/arms.py, time_arms). The shapes are timed
 in turns, on one thread, as experiments.py trains them with several jobs. The record is
-data/measurements/step_times.json. New times change the arms, so their runs have to be made again.
+data/measurements/shapes.json. New times change the arms, so their runs have to be made again.
 """
 
 import torch

@@ -209,7 +209,7 @@ NO_DECAY = {"weight_decay": 0.0, "embedding_decay": 0.0}
 SCHEDULES = {"linear": {}, "cosine": {"decay": "cosine"}, "constant": {"final_share": 1.0}}
 BUDGETS = (0.5, 1, 2)  # times the base arm's
 SHAPES = ((1, 4), (4, 4), (8, 4), (16, 4), (2, 1), (2, 2), (2, 8), (2, 16))  # (depth, MLP ratio): the width follows
-STEP_TIMES = timing.RECORDS / "step_times.json"  # of data/recipes/measure_step_times.py
+STEP_TIMES = timing.RECORDS / "shapes.json"  # of data/recipes/measure_step_times.py
 
 
 def parameters_of(depth, width, ratio=4, vocab_size=4096, context=64, tied=True):

@@ -262,7 +262,7 @@ def test_each_arm_has_as_many_seeds_as_it_asks_for(faked, tmp_path):
     experiments.record(["shape_2_8", "voyage_scratch"], "smoke", folder=tmp_path)
     runs = {what: [seed for kind, w, seed, _ in faked if kind == "run" and w == what]
             for what in whats("shape_2_8", "voyage_scratch")}
-    assert list(runs.values()) == [[0, 1, 2], list(range(10))]
+    assert list(runs.values()) == [[0, 1, 2], [0, 1, 2, 3, 4]]
 
 
 def test_runs_with_another_rate_than_the_chosen_one_do_not_count(faked, book, tmp_path, capsys):
