@@ -27,7 +27,7 @@ from scripts.fold_notebooks import fold
 from scripts.notebooks import ROOT, chosen
 
 # How sharp the figures are of notebooks with so many that they would pass 1 MB (2: two points where a screen has one).
-FIGURE_SCALES = {"01": "1", "04": "1.8", "06": "1.2", "07": "1.6", "09": "1.8"}
+FIGURE_SCALES = {"01": "1", "04": "1.8", "06": "1.2", "07": "1.6", "09": "1.6"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
@@ -60,6 +60,14 @@ def smaller(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def shrink_figures(notebook: nbformat.NotebookNode) -> None:
+    """Makes the figures of `notebook` smaller, for a commit."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
+
+
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Removes from `notebook` what differs between two runs without being a result, and folds its cells."""
     clear_metadata(notebook)
@@ -72,8 +80,6 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             if output.output_type == "stream" and output.name == "stderr":
                 lines = [line for line in re.split(r"[\r\n]+", output.text) if line and not PROGRESS_BAR.search(line)]
                 output.text = "".join(line + "\n" for line in lines)
-            elif "image/png" in output.get("data", {}):
-                output.data["image/png"] = smaller(output.data["image/png"])
         cell.outputs = [output for output in cell.outputs
                         if WIDGET not in output.get("data", {}) and output.get("text") != ""]
     fold(notebook)
@@ -89,6 +95,7 @@ def run(path: Path, build: Path, in_place: bool) -> str | None:
     failure = execute(notebook, path.parent)
     tidy(notebook)
     if in_place and not failure:
+        shrink_figures(notebook)
         nbformat.write(notebook, path)
         return None
     build.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,19 @@ def train(config=CONFIG, model=None, **settings):
 uninterrupted = functools.cache(train)  # uninterrupted(): the model and the history of a complete run, computed once
 
 
+def stopped_after(calls, function):
+    """The function, but a KeyboardInterrupt, as of Ctrl-C, after so many calls."""
+    left = [calls]
+
+    def stopped(*arguments):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return stopped
+
+
 class OnCuda(torch.Tensor):
     """A tensor on the CPU that claims to be on a GPU."""
 

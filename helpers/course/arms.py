@@ -174,8 +174,7 @@ class Arm:
     width of the MLPs' hidden layers, as a multiple of the model's. split(book, context, seed): makes the Split.
     budget: batches, as a multiple of the base arm's. before: batches on the whole book before that, likewise. rate_of:
     the arm whose learning rate is used; None: the arm's own rate is tuned on the validation set. seeds: how many seeds
-    are trained: ten where a verdict of the ledger rests on the arm. points: how many times the losses are measured on
-    the way. form: whether samples are measured there.
+    are trained. points: how many times the losses are measured on the way. form: whether samples are measured there.
     """
 
     group: str
@@ -188,7 +187,7 @@ class Arm:
     budget: float = 1.0
     before: float = 0.0
     rate_of: str | None = None
-    seeds: int = 5
+    seeds: int = 10
     points: int = 0
     form: bool = False
 
@@ -227,7 +226,7 @@ def model5_arms():
     layers = {"n_layer": recipes.RECIPES["laptop"].model.n_layer}
     return {f"{schedule}_{budget:g}": Arm(
         "budget", f"{schedule} learning rate, {budget:g} x the batches", model=layers, training=training, budget=budget,
-        split=tail_with_validation, rate_of=None if budget == 1 else f"{schedule}_1", points=10,
+        split=tail_with_validation, rate_of=None if budget == 1 else f"{schedule}_1", seeds=5, points=10,
         form=schedule == "linear") for schedule, training in SCHEDULES.items() for budget in BUDGETS}
 
 
@@ -241,9 +240,14 @@ def shape_arms():
         model={"n_layer": depth, "n_embd": width}, seeds=3) for (depth, ratio), width in widths.items()}
 
 
+def step_times():
+    """The recorded times of a training step as multiples of the base arm's: {arm: {"low", "middle", "high"}}."""
+    return json.loads(STEP_TIMES.read_text(encoding="utf-8"))["times"] if STEP_TIMES.is_file() else {}
+
+
 def time_arms(shapes):
     """The arms of shape_arms() with so many batches that training takes as long as the base arm's."""
-    times = json.loads(STEP_TIMES.read_text(encoding="utf-8"))["times"] if STEP_TIMES.is_file() else {}
+    times = step_times()
     return {name.replace("shape", "time"): replace(
         arm, group="time", what=f"{arm.what}, equal time", budget=1 / times[name]["middle"], rate_of=name)
         for name, arm in shapes.items() if name in times}
@@ -252,7 +256,7 @@ def time_arms(shapes):
 def passage_arms():
     """Few and many passages, split by window and by passage."""
     return {f"{kind}_{number}": Arm(
-        "leakage", f"{number} passages, split by {kind}", training=SHORT, budget=0.25, points=10, seeds=10,
+        "leakage", f"{number} passages, split by {kind}", training=SHORT, budget=0.25, points=10,
         split=passages(number, kind == "passage"), rate_of=None if kind == "passage" else f"passage_{number}")
         for number in PASSAGES for kind in ("passage", "window")}
 
@@ -260,14 +264,13 @@ def passage_arms():
 BASE = RECIPES["laptop"].model
 AS_LARGE = equal_width(BASE.n_layer, 4, parameters_of(BASE.n_layer, BASE.n_embd, tied=False))
 ARMS = {
-    "base": Arm("base", "the course's recipe", seeds=10),
-    "random": Arm("sampling", "random windows", training=RANDOM, seeds=10),
-    "epochs_short": Arm("sampling", "shuffled epochs, a quarter of the batches", budget=0.25, rate_of="base",
-                        seeds=10),
+    "base": Arm("base", "the course's recipe"),
+    "random": Arm("sampling", "random windows", training=RANDOM),
+    "epochs_short": Arm("sampling", "shuffled epochs, a quarter of the batches", budget=0.25, rate_of="base"),
     "random_short": Arm("sampling", "random windows, a quarter of the batches", training=RANDOM, budget=0.25,
-                        rate_of="random", seeds=10),
-    "untied": Arm("tying", "untied head, as wide", model=UNTIED, seeds=10),
-    "tied_wider": Arm("tying", "tied head, as many parameters as untied", model={"n_embd": AS_LARGE}, seeds=10),
+                        rate_of="random"),
+    "untied": Arm("tying", "untied head, as wide", model=UNTIED),
+    "tied_wider": Arm("tying", "tied head, as many parameters as untied", model={"n_embd": AS_LARGE}),
     **passage_arms(),
     "small": Arm("overfitting", "an eighth of the book", split=small, budget=0.75, points=15),
     "small_untied": Arm("overfitting", "an eighth, untied head", model=UNTIED, split=small, budget=0.75, points=15),

@@ -1,7 +1,7 @@
 """Judges what the experiments have recorded: paired differences, equivalence, and the rows of the ledger (notebook 09).
 
 A comparison is of two arms, seed by seed. Its interval is a 99 % interval: if nothing were different, one of a hundred
-such comparisons would exclude 0, and the notebook makes more than 70. Losses are in nats per token.
+such comparisons would exclude 0, and the notebook makes dozens. Losses are in nats per token.
 """
 
 import json

@@ -39,7 +39,7 @@ RECIPES = {  # today's recipe, which stays as it is when the course's default ch
         training.TrainConfig(steps=2, batch_size=2, context=16, learning_rate=3e-3, warmup_steps=1)),
     "live": recipes.Recipe(  # small enough for pairs of runs while a learner waits (notebook 12)
         "course", GPTConfig(vocab_size=4096, n_positions=64, n_embd=64, n_layer=2, n_head=2),
-        training.TrainConfig(steps=100, batch_size=16, context=64, learning_rate=3e-3, warmup_steps=10)),
+        training.TrainConfig(steps=75, batch_size=16, context=64, learning_rate=3e-3, warmup_steps=8)),
     "laptop": recipes.Recipe(
         "course", GPTConfig(vocab_size=4096, n_positions=128, n_embd=128, n_layer=4, n_head=4),
         training.TrainConfig(steps=500, batch_size=16, context=128, learning_rate=3e-3, warmup_steps=50)),

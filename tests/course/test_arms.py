@@ -1,6 +1,5 @@
 """What notebook 09 compares: each arm differs from the base arm as described, in model, training or data."""
 
-import json
 import math
 from dataclasses import asdict, replace
 
@@ -207,7 +206,7 @@ def test_the_shapes_exchange_depth_and_mlp_ratio_for_width():
 
 
 def test_at_an_equal_time_slow_steps_are_fewer():
-    times = json.loads(arms.STEP_TIMES.read_text(encoding="utf-8"))["times"]
+    times = arms.step_times()
     for name, ratios in times.items():
         equal_time, equal_size = ARMS[name.replace("shape", "time")], ARMS[name]
         steps = arms.settings(equal_time, "laptop", 0)[1].steps

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from helpers import attention, corpus
-from helpers.course import diagrams
-from helpers.course.diagrams import attention_pictures, data_pictures, sentence, svg
+from helpers.course import arms, diagrams
+from helpers.course.diagrams import attention_pictures, data_pictures, model_pictures, sentence, svg
 from helpers.loss import cross_entropy
 from helpers.machine import assets
 
@@ -299,6 +299,34 @@ def test_the_bar_of_the_book_shows_each_set_with_its_share_and_its_use():
     first, *_, last = (node for node in picture("three-sets")[1].iter(f"{SVG}rect") if node.get("height") == "58.0")
     left, right = float(first.get("x")), float(last.get("x")) + float(last.get("width"))
     assert float(first.get("width")) == pytest.approx(0.81 * (right - left), abs=0.2)
+
+
+def test_a_split_by_window_shares_tokens_and_a_split_by_passage_shares_none():
+    for by_passage in (False, True):
+        windows, is_test = data_pictures.split_windows(by_passage)
+        assert len(windows) == 20 and is_test.sum() == 5 and windows.shape[1] == data_pictures.PASSAGE_WINDOW
+        trained = set(windows[~is_test].flatten().tolist())
+        shared = [token in trained for token in windows[is_test].flatten().tolist()]
+        assert data_pictures.share_trained_on(windows, is_test) == pytest.approx(sum(shared) / len(shared))
+        assert (sum(shared) == 0) == by_passage and (by_passage or sum(shared) > len(shared) / 2)
+        assert f"test tokens that are also trained on: {sum(shared) / len(shared):.0%}" in texts("leakage")
+        passages = {token // data_pictures.PASSAGE_T for token in windows[is_test].flatten().tolist()}
+        assert (len(passages) == 1) == by_passage
+    assert texts("leakage").count("test") == 10 and texts("leakage").count("train") == 30
+
+
+def test_the_shapes_are_drawn_to_scale():
+    base = arms.settings(arms.ARMS["base"], "laptop", 0)[0]
+    deep, wide = model_pictures.shapes_of(0), model_pictures.shapes_of(2)
+    assert [depth for depth, _, _ in deep] == [1, 2, 4, 8, 16] and {ratio for *_, ratio in deep} == {4}
+    assert [ratio for *_, ratio in wide] == [1, 2, 4, 8, 16] and {depth for depth, _, _ in wide} == {base.n_layer}
+    assert (base.n_layer, base.n_embd, 4) in deep and (base.n_layer, base.n_embd, 4) in wide
+    boxes = [(float(node.get("width")), float(node.get("height"))) for node in picture("shapes")[1].iter(f"{SVG}rect")]
+    blocks = [width for width, height in boxes if height == 14]
+    assert blocks == [width for depth, width, _ in deep for _ in range(depth)]
+    hidden = [width for width, height in boxes if height == 28]
+    for ratio, above, below in zip((1, 2, 4, 8, 16), hidden[::2], hidden[1::2]):
+        assert above / below == pytest.approx(ratio, rel=0.02)
 
 
 def test_random_windows_leave_gaps_and_an_epoch_reads_each_token_once():

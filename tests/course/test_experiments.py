@@ -262,7 +262,7 @@ def test_each_arm_has_as_many_seeds_as_it_asks_for(faked, tmp_path):
     experiments.record(["shape_2_8", "voyage_scratch"], "smoke", folder=tmp_path)
     runs = {what: [seed for kind, w, seed, _ in faked if kind == "run" and w == what]
             for what in whats("shape_2_8", "voyage_scratch")}
-    assert list(runs.values()) == [[0, 1, 2], [0, 1, 2, 3, 4]]
+    assert list(runs.values()) == [[0, 1, 2], list(range(10))]
 
 
 def test_runs_with_another_rate_than_the_chosen_one_do_not_count(faked, book, tmp_path, capsys):
@@ -315,16 +315,8 @@ def test_the_stand_in_never_replaces_the_book(book):
 
 @pytest.mark.parametrize("moment", ["tune", "run"])
 def test_an_interrupted_run_is_not_recorded_and_the_finished_ones_are(moment, faked, book, tmp_path, monkeypatch):
-    working, left = getattr(experiments, moment), [2]
-
-    def interrupted(*arguments):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return working(*arguments)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiments, moment, interrupted)
+        patch.setattr(experiments, moment, small.stopped_after(2, getattr(experiments, moment)))
         experiments.record(["base"], "smoke", 5, folder=tmp_path)
     known = experiments.recorded("base", "smoke", book, tmp_path)
     assert (len(known["rates"]), len(known["runs"])) == ((2, 0) if moment == "tune" else (4, 2))

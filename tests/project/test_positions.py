@@ -10,6 +10,7 @@ from data.recipes import library, measure_positions
 from helpers import corpus
 from helpers.course import experiment_results, experiments
 from helpers.machine import timing
+from tests import small
 
 TITLES = ("One", "Two", "Three", "Four", "Five", "Six")
 
@@ -86,25 +87,13 @@ def test_the_record_holds_every_book_and_a_second_run_measures_nothing(fake, mon
 
 
 def test_a_stopped_run_continues_with_the_books_and_the_models_that_are_missing(fake, monkeypatch):
-    working, left = measure_positions.trigram_losses, [4]
-
-    def stopped(*arguments):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return working(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(measure_positions, "trigram_losses", stopped)
-        measure_positions.main([])
-    assert len(saved()["books"]) == 4
-
-    train, left = measure_positions.model_loss, [13]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(measure_positions, "model_loss", lambda *arguments: train(*arguments) if left.append(
-            left.pop() - 1) or left[0] >= 0 else stopped())
-        measure_positions.main(["--models"])
-    assert len(saved()["books"]) == 6 and len(fake) == 13
+    for function, calls, arguments, books in (("trigram_losses", 4, [], 4), ("model_loss", 13, ["--models"], 6)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(measure_positions, function,
+                          small.stopped_after(calls, getattr(measure_positions, function)))
+            measure_positions.main(arguments)
+        assert len(saved()["books"]) == books
+    assert len(fake) == 13
     measure_positions.main(["--models"])
     assert len(fake) == 30 == len(set(fake)), "nothing is trained twice"
     modelled = [title for title, book in saved()["books"].items() if book.get("model") == [0.02] * 10]

@@ -1,5 +1,5 @@
-"""Pictures of the data's way: from text to logits and a loss, windows and epochs for training, the three sets, and the
-loop that writes text."""
+"""Pictures of the data's way: from text to logits and a loss, windows and epochs for training, the three sets, two ways
+to split passages, and the loop that writes text."""
 
 import torch
 
@@ -250,6 +250,57 @@ def epochs():
     return drawing
 
 
+# --- a split by window leaks -----------------------------------------------------------------------------------------
+
+PASSAGES, PASSAGE_T, PASSAGE_WINDOW, STRIDE = 4, 12, 4, 2  # passages, and the tokens of each, of a window, of a step
+
+
+def split_windows(by_passage):
+    """The windows of the passages, (n, T) numbers of tokens, and which of them are the test set, (n,)."""
+    tokens = torch.arange(PASSAGES * PASSAGE_T).view(PASSAGES, PASSAGE_T)
+    windows = tokens.unfold(1, PASSAGE_WINDOW, STRIDE).flatten(0, 1)
+    if by_passage:
+        return windows, windows[:, 0] >= (PASSAGES - 1) * PASSAGE_T
+    return windows, torch.randperm(len(windows), generator=torch.Generator().manual_seed(2)) < len(windows) // PASSAGES
+
+
+def share_trained_on(windows, is_test):
+    """The share of the test windows' tokens that a training window contains, too."""
+    return torch.isin(windows[is_test], windows[~is_test]).float().mean().item()
+
+
+def _split(drawing, y, heading, by_passage):
+    """The passages side by side, and under each its windows, in two rows because neighbours overlap."""
+    windows, is_test = split_windows(by_passage)
+    share, cell, gap = share_trained_on(windows, is_test), 17, 24
+    drawing.text(BOOK_LEFT, y, heading, anchor="start", bold=True)
+    drawing.text(924, y, f"test tokens that are also trained on: {share:.0%}", SMALL, "end",
+                 colour="wrong" if share else "result")
+    for passage in range(PASSAGES):
+        drawing.box(BOOK_LEFT + passage * (PASSAGE_T * cell + gap), y + 24, PASSAGE_T * cell, 34,
+                    f"passage {passage + 1}", size=SMALL)
+    for (start, *_), tested in zip(windows.tolist(), is_test.tolist()):
+        passage, place = divmod(start, PASSAGE_T)
+        left = BOOK_LEFT + passage * (PASSAGE_T * cell + gap) + place * cell
+        drawing.box(left + 2, y + 66 + 34 * (place // STRIDE % 2), PASSAGE_WINDOW * cell - 4, 28,
+                    "test" if tested else "train", "result" if tested else "mlp", SMALL)
+
+
+def leakage():
+    """Overlapping windows of passages, split by window and by passage: how many test tokens are trained on."""
+    shares = [share_trained_on(*split_windows(by_passage)) for by_passage in (False, True)]
+    drawing = Drawing(
+        "leakage", "A split by window and a split by passage", f"{PASSAGES} passages of {PASSAGE_T} tokens stand side "
+        f"by side. Each is cut into windows of {PASSAGE_WINDOW} tokens that begin {STRIDE} tokens apart, so neighbours "
+        "overlap by half. Above, a quarter of all windows is drawn at random and becomes the test set (green): each "
+        f"test window overlaps a training window (violet) of its passage, and {shares[0]:.0%} of the test tokens "
+        "are also trained on. Below, all windows of one passage become the test set: the two sets share "
+        f"{shares[1]:.0%} of the test tokens.", 366)
+    _split(drawing, 34, "split by window: a random quarter", False)
+    _split(drawing, 210, "split by passage: all windows of one", True)
+    return drawing
+
+
 # --- the loop that writes text ---------------------------------------------------------------------------------------
 
 TEMPERATURE, TOP_K = 0.8, 3
@@ -321,4 +372,4 @@ def generation_loop():
 
 
 PICTURES = {"text-to-logits": text_to_logits, "windows": windows, "three-sets": three_sets, "epochs": epochs,
-            "generation-loop": generation_loop}
+            "leakage": leakage, "generation-loop": generation_loop}

@@ -1,5 +1,6 @@
 """Pictures of the model: a block with its residual stream, all of GPT-2, the key/value cache, a step of training."""
 
+from helpers.course import arms
 from helpers.course.diagrams.svg import LARGE, SMALL, Drawing
 from helpers.model import GPTConfig
 from helpers.parameters import parameter_formula
@@ -247,4 +248,48 @@ def training_step():
     return drawing
 
 
-PICTURES = {"gpt2": gpt2, "block": block, "key-value-cache": key_value_cache, "training-step": training_step}
+# --- shapes of equal size ---------------------------------------------------------------------------------------------
+
+SHAPES_LEFT, SHAPES_COLUMN = 36, 178
+HIDDEN = 160 / 1408  # units for an element of a hidden layer: the widest one fits into a column
+
+
+def shapes_of(axis):
+    """Five models with equally many parameters (notebook 09): [(depth, width, MLP ratio)], by depth (axis 0) or by MLP
+    ratio (axis 2)."""
+    base = arms.RECIPES["laptop"].model
+    all_shapes = [(arm.model["n_layer"], arm.model["n_embd"], arm.mlp_ratio)
+                  for arm in arms.ARMS.values() if arm.group == "shape"]
+    own = [shape for shape in all_shapes if shape[2 - axis] == (base.n_layer, None, 4)[2 - axis]]
+    return sorted([*own, (base.n_layer, base.n_embd, 4)], key=lambda shape: shape[axis])
+
+
+def shapes():
+    """Ten shapes of models with as many parameters, to scale: five depths, and five MLP ratios."""
+    deep, wide = shapes_of(0), shapes_of(2)
+    drawing = Drawing(
+        "shapes", "Equal parameters, other shapes", "Above, five models with about equally many parameters, to scale: "
+        + ", ".join(f"{depth} block{'s' * (depth > 1)} of width {width}" for depth, width, _ in deep) + ". The more "
+        "blocks are stacked on the embeddings, the narrower everything is. Below, one of the two blocks of five "
+        "more: the residual stream and the hidden layer of its MLP, with MLP ratios of "
+        + ", ".join(f"{ratio} (width {width})" for _, width, ratio in wide)
+        + ". The wider the hidden layer is, the narrower is the residual stream.", 616)
+    drawing.text(SHAPES_LEFT, 34, "depth: blocks on the embeddings", anchor="start", bold=True)
+    drawing.text(924, 34, "widths to scale", SMALL, "end", colour="muted")
+    drawing.text(SHAPES_LEFT, 446, "MLP ratio: hidden layer on the residual stream", anchor="start", bold=True)
+    drawing.text(924, 446, "one of two blocks", SMALL, "end", colour="muted")
+    for i, ((depth, width, _), (_, narrow, ratio)) in enumerate(zip(deep, wide)):
+        middle = SHAPES_LEFT + (i + 0.5) * SHAPES_COLUMN
+        for block in range(depth):
+            drawing.box(middle - width / 2, 318 - 17 * block, width, 14, "", "attention", radius=3)
+        drawing.box(middle - width / 2, 338, width, 24, "", "embedding", radius=3)
+        drawing.text(middle, 382, f"{depth} x {width}", SMALL)
+        drawing.box(middle - ratio * narrow * HIDDEN / 2, 478, ratio * narrow * HIDDEN, 28, "", "mlp", radius=3)
+        drawing.box(middle - narrow * HIDDEN / 2, 512, narrow * HIDDEN, 28, "", "stream", radius=3)
+        drawing.text(middle, 566, f"ratio {ratio}", SMALL)
+        drawing.text(middle, 592, f"{narrow} wide", SMALL, colour="muted")
+    return drawing
+
+
+PICTURES = {"gpt2": gpt2, "block": block, "key-value-cache": key_value_cache, "training-step": training_step,
+            "shapes": shapes}
