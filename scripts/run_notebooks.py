@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -85,24 +86,27 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
     fold(notebook)
 
 
-def run(path: Path, build: Path, in_place: bool) -> str | None:
-    """Run one notebook and write its copy and its page. Returns None, or what failed and where."""
+def run(path: Path, build: Path, in_place: bool) -> tuple[str | None, nbformat.NotebookNode | None]:
+    """Run one notebook and write its copy. Returns None, or what failed and where; and what needs a page."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except nbformat.reader.NotJSONError as error:
-        return f"reading it: {str(error)[:80]}"
+        return f"reading it: {str(error)[:80]}", None
     os.environ["COURSE_FIGURE_SCALE"] = FIGURE_SCALES.get(path.name[:2], "2")
     failure = execute(notebook, path.parent)
     tidy(notebook)
     if in_place and not failure:
         shrink_figures(notebook)
         nbformat.write(notebook, path)
-        return None
+        return None, None
     build.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, build / path.name)
+    return failure, notebook
+
+
+def write_page(notebook: nbformat.NotebookNode, path: Path, build: Path) -> None:
     html = rendering.page(notebook, path.parent, build)
     (build / path.with_suffix(".html").name).write_text(html, encoding="utf-8", newline="\n")
-    return failure
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,14 +116,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder of the copies (default: build/)")
     options = parser.parse_args(arguments)
     paths = chosen(options.notebooks)
-    rows = []
-    for number, path in enumerate(paths, start=1):
-        print(f"[{number}/{len(paths)}] {path.name} ...", flush=True)
-        start = time.perf_counter()
-        failure = run(path.resolve(), options.build, options.in_place)
-        seconds = time.perf_counter() - start
-        rows.append((path, seconds, failure))
-        print(f"    {f'FAILED in {failure}' if failure else 'done'}, {seconds:.0f} s", flush=True)
+    rows, pages = [], []
+    with ThreadPoolExecutor(1) as background:  # writes a page while the next notebook starts
+        for number, path in enumerate(paths, start=1):
+            print(f"[{number}/{len(paths)}] {path.name} ...", flush=True)
+            start = time.perf_counter()
+            failure, notebook = run(path.resolve(), options.build, options.in_place)
+            if notebook:
+                pages.append(background.submit(write_page, notebook, path.resolve(), options.build))
+            seconds = time.perf_counter() - start
+            rows.append((path, seconds, failure))
+            print(f"    {f'FAILED in {failure}' if failure else 'done'}, {seconds:.0f} s", flush=True)
+    for page in pages:
+        page.result()  # raises what went wrong with it
     width = max(len(path.name) for path in paths)
     print("\n" + "\n".join(f"{path.name:{width}}  {seconds:6.0f} s  {'FAILED' if failure else 'ok'}"
                            for path, seconds, failure in rows))
