@@ -39,7 +39,7 @@ How to read a verdict:
 - **depends**: the claim holds in some cases and not in others. The condition that separates them was measured, on both
   its sides.
 - **inconclusive**: it was measured, but an effect of the size that matters could not be told from chance. The verdict
-  names the smallest effect that would have been seen: a smaller one may exist.
+  names the smallest effect that would probably have been seen: a smaller one may exist.
 - **unmeasured here**: no measurement that was recorded for this copy settles the claim. It may need a GPU, or OpenAI's
   weights. If a part of the claim was measured, the verdict names the part that was not, since one half does not settle
   the whole. Only a measured half that is wrong does: then the claim does not hold, and the verdict still names the half

@@ -25,7 +25,7 @@ from helpers.machine import assets, timing
 
 RECORD = timing.RECORDS / "positions.json"
 WORDS = 60_000, 250_000
-MODEL_BOOKS, POSITIONS = 2, 10
+MODEL_BOOKS, POSITIONS = 3, 10
 BUDGET = 0.5  # of a model, as a share of the base arm's batches: notebook 09 compares 20 of them
 
 
@@ -96,7 +96,7 @@ def measure_models(record, texts):
 def main(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", action="store_true", help="also train small GPTs on the first two books")
+    parser.add_argument("--models", action="store_true", help="also train small GPTs on the first few books")
     options = parser.parse_args(arguments)
     tokenizer = corpus.load_tokenizer("course")
     record, texts = load(tokenizer), {}
