@@ -105,6 +105,7 @@ def run(path: Path, build: Path, in_place: bool) -> tuple[str | None, nbformat.N
 
 
 def write_page(notebook: nbformat.NotebookNode, path: Path, build: Path) -> None:
+    """Write the page of a notebook that has run."""
     html = rendering.page(notebook, path.parent, build)
     (build / path.with_suffix(".html").name).write_text(html, encoding="utf-8", newline="\n")
 
@@ -127,14 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
             seconds = time.perf_counter() - start
             rows.append((path, seconds, failure))
             print(f"    {f'FAILED in {failure}' if failure else 'done'}, {seconds:.0f} s", flush=True)
-    for page in pages:
-        page.result()  # raises what went wrong with it
     width = max(len(path.name) for path in paths)
     print("\n" + "\n".join(f"{path.name:{width}}  {seconds:6.0f} s  {'FAILED' if failure else 'ok'}"
                            for path, seconds, failure in rows))
     failed = any(failure for *_, failure in rows)
     if failed or not options.in_place:
         print(f"\nExecuted copies and HTML pages: {options.build}")
+    for page in pages:
+        page.result()  # raises what went wrong with it
     return int(failed)
 
 

@@ -1,7 +1,7 @@
 """Measure whether the last tenth of a book is harder to predict than its other tenths (notebook 09).
 
     COURSE_ASSETS=folder python -m data.recipes.measure_positions             the trigram model, in five minutes
-    COURSE_ASSETS=folder python -m data.recipes.measure_positions --models    and small GPTs on two books
+    COURSE_ASSETS=folder python -m data.recipes.measure_positions --models    and small GPTs on three books
 
 For each book and each of ten positions a model learns nine tenths of the book and is tested on the other tenth. What is
 judged is, book by book, the loss of one position minus the mean of the other nine; the unit is the author, because the
@@ -26,7 +26,7 @@ from helpers.machine import assets, timing
 RECORD = timing.RECORDS / "positions.json"
 WORDS = 60_000, 250_000
 MODEL_BOOKS, POSITIONS = 3, 10
-BUDGET = 0.5  # of a model, as a share of the base arm's batches: notebook 09 compares 20 of them
+BUDGET = 0.5  # of a model, as a share of the base arm's batches: notebook 09 compares 30 of them
 
 
 def chosen_books():
@@ -96,7 +96,7 @@ def measure_models(record, texts):
 def main(arguments=None):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", action="store_true", help="also train small GPTs on the first few books")
+    parser.add_argument("--models", action="store_true", help=f"also train small GPTs on the first {MODEL_BOOKS} books")
     options = parser.parse_args(arguments)
     tokenizer = corpus.load_tokenizer("course")
     record, texts = load(tokenizer), {}

@@ -258,9 +258,8 @@ def convergence_row(record):
 def convergence_words(records):
     """What the arms of three budgets and three schedules say about claim 23, in words. records: of all these arms."""
     names = [name for name in records if ARMS[name].group == "budget"]
-    runs, early = runs_of({name: records[name] for name in names}), []
-    for name in names:
-        early.append(statistics.mean(fall.early for fall in falls(records[name])))
+    runs = runs_of({name: records[name] for name in names})
+    early = [convergence_row(records[name])["first fifth brings"] for name in names]
     longer = [compare(runs, f"{kind}_{new:g}", f"{kind}_{old:g}")
               for kind in SCHEDULES for old, new in zip(BUDGETS, BUDGETS[1:])]
     lower = [-effect.difference for effect in longer]

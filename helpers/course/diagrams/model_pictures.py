@@ -258,10 +258,10 @@ def shapes_of(axis):
     """Five models with equally many parameters (notebook 09): [(depth, width, MLP ratio)], by depth (axis 0) or by MLP
     ratio (axis 2)."""
     base = arms.RECIPES["laptop"].model
-    all_shapes = [(arm.model["n_layer"], arm.model["n_embd"], arm.mlp_ratio)
-                  for arm in arms.ARMS.values() if arm.group == "shape"]
-    own = [shape for shape in all_shapes if shape[2 - axis] == (base.n_layer, None, 4)[2 - axis]]
-    return sorted([*own, (base.n_layer, base.n_embd, 4)], key=lambda shape: shape[axis])
+    shapes = [(arm.model["n_layer"], arm.model["n_embd"], arm.mlp_ratio)
+              for arm in arms.ARMS.values() if arm.group == "shape"]
+    series = [shape for shape in shapes if (shape[2] == 4 if axis == 0 else shape[0] == base.n_layer)]
+    return sorted([*series, (base.n_layer, base.n_embd, 4)], key=lambda shape: shape[axis])
 
 
 def shapes():
