@@ -40,9 +40,16 @@ class Tokenizer:
         """Text -> ids (T,) int64. The characters "<|endoftext|>" in a text are encoded as plain text."""
         return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
 
-    def decode(self, ids):
-        """ids, a list or a 1-D tensor -> text. Bytes that do not form complete characters become U+FFFD."""
+    def decode(self, ids, unknown=None):
+        """ids, a list or a 1-D tensor -> text. Bytes that do not form complete characters become U+FFFD.
+
+        unknown: what to write for ids from vocab_size on; without it they raise ValueError, as negative ids do.
+        """
         ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        if unknown is not None and ids and min(ids) >= 0:
+            pieces = {i: unknown.encode() for i in ids if i >= self.vocab_size}
+            pieces |= {i: self.encoding.decode_single_token_bytes(i) for i in {*ids} - {*pieces}}
+            return b"".join(pieces[i] for i in ids).decode("utf-8", "replace")
         if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
             raise ValueError(f"ids run from {min(ids)} to {max(ids)}; {self.name} knows 0 to {self.vocab_size - 1}.")
         return self.encoding.decode(ids)

@@ -1,4 +1,4 @@
-"""From scores to text: the next token's distribution, the key/value cache, and generation (notebooks 04 and 07)."""
+"""From scores to text: the next token's distribution, and generation (notebooks 04 and 07)."""
 
 import contextlib
 import functools
@@ -6,7 +6,9 @@ from numbers import Real
 
 import torch
 
+from helpers.cache import KeyValueCache
 from helpers.machine import decoding, kernels
+from helpers.machine.settings import is_whole
 from helpers.model import check_ids
 
 
@@ -37,66 +39,29 @@ def check_sampling(temperature, top_k, top_p):
     if not (isinstance(temperature, Real) and 1e-30 <= temperature <= 1e30):  # what float32 can divide by
         raise ValueError(f"temperature={temperature!r}: expected a number above 0 (1e-30 to 1e30). "
                          "For the single most likely token use top_k=1.")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and not (is_whole(top_k) and top_k >= 1):
         raise ValueError(f"top_k={top_k!r}: expected a whole number of at least 1, or None for all tokens.")
     if top_p is not None and not (isinstance(top_p, Real) and 1e-30 <= top_p <= 1):
         raise ValueError(f"top_p={top_p!r}: expected a probability above 0 and up to 1, or None for all tokens.")
 
 
-class KeyValueCache:
-    """The keys and values of all tokens that a model has read, so that a new token needs only its own row.
-
-    The buffers are allocated once, for capacity tokens (default: the whole context). GPT-2 adds a learned position to
-    every token, so the cache cannot slide: once `length` reaches the context it is full.
-    """
-
-    def __init__(self, config, capacity=None):
-        self.layers = [LayerCache(capacity or config.n_positions) for _ in range(config.n_layer)]
-
-    @property
-    def length(self):
-        """How many tokens each layer holds."""
-        return self.layers[-1].length
-
-    @property
-    def position(self):
-        """The position of the next token."""
-        return self.length
-
-
-class LayerCache:
-    """One block's keys and values."""
-
-    def __init__(self, capacity):
-        self.capacity, self.length = capacity, 0
-
-    def append(self, k, v):
-        """Stores k, v (B, nh, T, hs) and returns all keys and values so far, each (B, nh, length, hs), and no mask.
-
-        Raises ValueError when several tokens come at once to a cache that is not empty (that would need a mask).
-        """
-        B, nh, T, hs = k.shape
-        if self.length == 0:
-            self.keys, self.values = k.new_zeros(B, nh, self.capacity, hs), v.new_zeros(B, nh, self.capacity, hs)
-        elif T > 1:
-            raise ValueError(f"{T} tokens at once for a cache that holds {self.length}: "
-                             "give the prompt first, then one token at a time.")
-        start, self.length = self.length, self.length + T
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length], None
-
-
-def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None, use_cache=True):
+def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None, use_cache=True,
+             attention_mask=None):
     """Continues each sequence: ids (B, T) int64 -> (B, T + max_new_tokens), on the same device.
 
     top_k=1 is greedy decoding. generator: a torch.Generator for repeatable text; one on the CPU also works on a GPU.
     Past the model's context the window slides: the model then sees the last n_positions tokens. All their
     positions change, so the window is computed again. use_cache=False reads everything again for every token.
+    attention_mask: for prompts of unequal length, padded on the left: (B, T), 0 where ids is padding and 1 elsewhere.
+    Without it padding is read as text.
     The model's train/eval state is restored at the end. Raises ValueError for impossible arguments.
     """
     check_sampling(temperature, top_k, top_p)
     check_generation(model, ids, max_new_tokens, generator)
+    if attention_mask is not None:
+        continue_prompts = functools.partial(generate, model, max_new_tokens=max_new_tokens, temperature=temperature,
+                                             top_k=top_k, top_p=top_p, generator=generator, use_cache=use_cache)
+        return continue_padded(continue_prompts, ids, max_new_tokens, attention_mask)
     context, prompt_length, total_length = model.config.n_positions, ids.shape[1], ids.shape[1] + max_new_tokens
     tokens = torch.cat([ids, ids.new_zeros(len(ids), max_new_tokens)], dim=1)  # (B, T + new), filled below
     cache, read_so_far = KeyValueCache(model.config, min(context, total_length)), 0
@@ -118,9 +83,27 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     return tokens
 
 
+def continue_padded(continue_prompts, ids, max_new_tokens, attention_mask):
+    """Continues prompts that are padded on the left: those of equal length together, without their padding, so that
+    each text is what its prompt gives on its own. Raises ValueError for another kind of mask."""
+    (B, T), mask = ids.shape, attention_mask
+    if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape or not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(f"attention_mask={mask!r}: expected a tensor of the shape {(B, T)}, 1 for a token and 0 for "
+                         "padding.")
+    lengths = mask.sum(dim=1).tolist()
+    if 0 in lengths or any(not row[T - length :].all() for row, length in zip(mask, lengths)):
+        raise ValueError("attention_mask: expected zeros for padding on the left, then ones for at least one token. "
+                         "New tokens continue the right end, so pad on the left.")
+    tokens = torch.cat([ids, ids.new_zeros(B, max_new_tokens)], dim=1)
+    for length in sorted(set(lengths)):
+        rows = [number for number, own in enumerate(lengths) if own == length]
+        tokens[rows, T - length :] = continue_prompts(ids[rows, T - length :])
+    return tokens
+
+
 def check_generation(model, ids, max_new_tokens, generator):
     """Raises ValueError unless the model can continue these ids."""
-    if not isinstance(max_new_tokens, int) or not 0 <= max_new_tokens <= 1_000_000:
+    if not is_whole(max_new_tokens) or not 0 <= max_new_tokens <= 1_000_000:
         raise ValueError(f"max_new_tokens={max_new_tokens!r}: expected a whole number from 0 to 1,000,000.")
     if not isinstance(generator, (torch.Generator, type(None))):
         raise ValueError(f"generator={generator!r}: expected torch.Generator().manual_seed(...) or None.")
@@ -143,8 +126,9 @@ def evaluation_mode(model):
 
 
 def sample_text(model, tokenizer, tokens, prompt="\n", seed=0, precision="auto", **sampling):
-    """The prompt and the model's continuation of it, as text. sampling: temperature, top_k, top_p for generate()."""
+    """The prompt and the model's continuation of it, as text. sampling: temperature, top_k, top_p for generate(). A
+    token that the tokenizer does not know, from a model with a larger vocabulary, becomes U+FFFD."""
     ids = tokenizer.encode(prompt)[None].to(model.lm_head.weight.device)  # (T,) -> (1, T)
     with kernels.autocast(ids.device, precision):
         ids = generate(model, ids, tokens, generator=torch.Generator().manual_seed(seed), **sampling)
-    return tokenizer.decode(ids[0])
+    return tokenizer.decode(ids[0], unknown="\ufffd")

@@ -14,7 +14,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from helpers.loss import chunked_cross_entropy
+from helpers.loss import IGNORED, chunked_cross_entropy
+from helpers.machine import settings
 
 SIZES = {  # OpenAI's four models
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
@@ -41,16 +42,13 @@ class GPTConfig:
     tie_word_embeddings: bool = True  # one matrix embeds the tokens and scores the next one
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"GPTConfig({name}={value!r}): expected a whole number of at least 1.")
+        settings.whole_numbers(self, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        settings.numbers(self, "dropout", low=0, below=1)
+        settings.numbers(self, "layer_norm_epsilon", above=0)
+        settings.choices(self, "tie_word_embeddings", (True, False))
         if self.n_embd % self.n_head:
-            next_multiple = math.ceil(self.n_embd / self.n_head) * self.n_head
-            raise ValueError(f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): all heads have the same width, "
-                             f"so n_embd must be divisible by n_head. Try n_embd={next_multiple}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"GPTConfig(dropout={self.dropout!r}): expected a probability of at least 0 and below 1.")
+            raise ValueError(f"GPTConfig(n_embd={self.n_embd}, n_head={self.n_head}): n_embd must be divisible by "
+                             f"n_head. Try n_embd={math.ceil(self.n_embd / self.n_head) * self.n_head}.")
 
     @classmethod
     def named(cls, name, **changes):
@@ -58,7 +56,7 @@ class GPTConfig:
 
         changes replace single fields. Raises ValueError for any other name.
         """
-        if name not in SIZES:
+        if name not in tuple(SIZES):
             raise ValueError(f"GPTConfig.named({name!r}): there is no such GPT-2. Choose one of {', '.join(SIZES)}.")
         return cls(**{**SIZES[name], **changes})
 
@@ -124,7 +122,7 @@ class GPT(nn.Module):
     """GPT-2 (notebook 02). It runs wherever its tensors are: CPU, CUDA, MPS, or `meta` for counting only.
 
     model(ids)           ids (B, T) int64 -> logits (B, T, V), the score of every token as the next one
-    model(ids, targets)  targets (B, T) int64 -> mean cross-entropy in nats, a scalar
+    model(ids, targets)  targets (B, T) int64 -> mean cross-entropy in nats, a scalar; a target of -100 does not count
     """
 
     def __init__(self, config):
@@ -156,7 +154,7 @@ class GPT(nn.Module):
         Raises ValueError for ids of a wrong shape, type, length, device or (on a CPU) range.
         """
         start = 0 if cache is None else cache.length
-        look = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        look = self.lm_head.weight.device.type == "cpu" and not torch.compiler.is_compiling()
         check_ids(ids, "ids", self.config, start, look, self.lm_head.weight.device)
         # (T,), on the ids' own device. cache.position equals start, but is a tensor in a recorded decoding step.
         positions = torch.arange(ids.shape[1], device=ids.device) + (0 if cache is None else cache.position)
@@ -164,37 +162,39 @@ class GPT(nn.Module):
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T) and (T,) -> (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.transformer.h):
-            x = block(x, None if cache is None else cache.layers[i])  # (B, T, C) -> (B, T, C)
+            x = block(x, None if cache is None else cache.layer(i))  # (B, T, C) -> (B, T, C)
+        if cache is not None:
+            cache.advance(ids.shape[1])  # only now: a pass that is interrupted has added nothing
         if last_only:
             x = x[:, -1:]  # (B, T, C) -> (B, 1, C)
         x = self.transformer.ln_f(x)
 
         if targets is None:
             return self.lm_head(x)  # (B, T, C) -> (B, T, V)
-        check_ids(targets, "targets", self.config, start, look, ids.device)
+        check_ids(targets, "targets", self.config, start, look, ids.device, IGNORED)
         if targets.shape != ids.shape:
-            raise ValueError(f"targets has the shape {tuple(targets.shape)}, but ids has {tuple(ids.shape)}: "
-                             "give one target per id.")
+            raise ValueError(f"targets {tuple(targets.shape)}, ids {tuple(ids.shape)}: expected one target per id.")
         return chunked_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # (B*T, C) -> ()
 
 
-def check_ids(ids, name, config, start=0, look=True, device=None):
+def check_ids(ids, name, config, start=0, look=True, device=None, ignored=None):
     """Raises ValueError unless ids are (B, T) int64, on the device, and fit into the context after `start` tokens.
 
-    look: also check the values. On a GPU that would make the CPU wait, so forward() does it on a CPU only; train() and
-    generate() do it once, before they start.
+    look: also check the values, of which one may be `ignored`. On a GPU the CPU would have to wait for that.
     """
-    if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(f"{name} have the shape {tuple(ids.shape)} and the type {ids.dtype}; expected (B, T) and "
-                         f"torch.int64. A single sequence becomes a batch of one with {name}[None].")
+    shape, dtype = getattr(ids, "shape", ()), getattr(ids, "dtype", type(ids).__name__)
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or dtype != torch.int64:
+        raise ValueError(f"{name} have the shape {tuple(shape)} and the type {dtype}; expected a tensor (B, T) of "
+                         f"torch.int64. torch.tensor({name}) makes one, {name}[None] a batch of a single sequence.")
     if device is not None and ids.device != device:
         raise ValueError(f"{name} are on {ids.device}, the model is on {device}. Give it {name}.to(device), or move "
                          "it with model.to(device): all must be on the same device.")
     if not 1 <= ids.shape[1] <= config.n_positions - start:
         raise ValueError(f"{name} hold {start + ids.shape[1]} tokens per sequence; this model reads 1 to "
                          f"{config.n_positions} (n_positions). Keep the last ones: {name}[:, -{config.n_positions}:].")
-    if look and ids.numel():
-        low, high = ids.min().item(), ids.max().item()
+    seen = ids[ids != ignored] if look and ignored is not None else ids
+    if look and seen.numel():
+        low, high = seen.min().item(), seen.max().item()
         if low < 0 or high >= config.vocab_size:
             raise ValueError(f"{name} run from {low} to {high}; this model knows 0 to {config.vocab_size - 1} "
                              f"(vocab_size {config.vocab_size}). Was the text encoded with another tokenizer?")

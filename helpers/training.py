@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from helpers import corpus, muon
 from helpers.generation import sample_text
-from helpers.machine import assets, checkpoints, kernels, memory, parallel
+from helpers.loss import IGNORED
+from helpers.machine import assets, checkpoint_files, checkpoints, kernels, memory, parallel, settings
 from helpers.model import GPT, GPTConfig
 
 
@@ -24,6 +25,7 @@ class TrainConfig:
     """The hyperparameters of a training run. The defaults are the course's full run: 500 batches of 16 x 256 tokens.
 
     Optimizer and schedule follow GPT-3's paper (Brown et al. 2020, appendix B): AdamW, warm-up, cosine decay, clipping.
+    Raises ValueError for a value outside its field's range.
     """
 
     steps: int = 500  # batches, each followed by one update of the weights
@@ -41,7 +43,7 @@ class TrainConfig:
     sampling: str = "random"  # how batches are drawn: "random" windows, or "epochs", in which each window comes once
     noise: float = 0.0  # the share of the input tokens that random tokens replace; the targets stay as they are
     beta2: float = 0.95  # of AdamW: the share that its running mean of squared gradients keeps in each step
-    clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down
+    clip_norm: float = 1.0  # the largest gradient norm; a larger gradient is scaled down. 0: it is never scaled down
     eval_every: int = 100  # steps between two measurements of the validation loss (and two checkpoints)
     eval_tokens: int = 50_000  # how many validation tokens are measured at most
     sample_every: int = 100  # steps between two samples of text
@@ -51,22 +53,19 @@ class TrainConfig:
     compile: bool = False  # torch.compile: faster steps, after a wait of up to a minute; needs a C++ compiler
 
     def __post_init__(self):
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"TrainConfig(seed={self.seed!r}): expected a whole number from 0 to 2**63 - 1.")
-        reporting = ("eval_every", "eval_tokens", "sample_every", "sample_tokens")
-        for name in ("steps", "batch_size", "accumulate", "context", *reporting):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"TrainConfig({name}={value!r}): expected a whole number of at least 1.")
-        choices = {"optimizer": ("adamw", "muon"), "decay": ("cosine", "linear"), "sampling": ("random", "epochs"),
-                   "precision": ("auto", *kernels.DTYPES)}
-        for name, allowed in choices.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"TrainConfig({name}={value!r}): expected one of {', '.join(allowed)}.")
-        if not (0 <= self.noise < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"TrainConfig(noise={self.noise!r}, beta2={self.beta2!r}): expected shares from 0 to 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"TrainConfig(learning_rate={self.learning_rate!r}): expected a number above 0, as 6e-4.")
+        settings.whole_numbers(self, "steps", "batch_size", "accumulate", "context")
+        settings.whole_numbers(self, "eval_every", "eval_tokens", "sample_every", "sample_tokens")
+        settings.whole_numbers(self, "warmup_steps", "seed", low=0)
+        settings.numbers(self, "learning_rate", above=0)
+        settings.numbers(self, "final_share", "decay_share", low=0, high=1)
+        settings.numbers(self, "noise", "beta2", low=0, below=1)
+        settings.numbers(self, "weight_decay", "embedding_decay", low=0)
+        settings.numbers(self, "clip_norm", low=0, infinite=True)
+        settings.choices(self, "optimizer", ("adamw", "muon"))
+        settings.choices(self, "decay", ("cosine", "linear"))
+        settings.choices(self, "sampling", ("random", "epochs"))
+        settings.choices(self, "precision", ("auto", *kernels.DTYPES))
+        settings.choices(self, "compile", (True, False))
 
     def learning_rate_at(self, step):
         """The learning-rate schedule: the rate of a step, counted from 0."""
@@ -98,19 +97,21 @@ def train_step(model, optimizer, scaler, x, y, rate, config, ranks=parallel.Rank
     """One step: accumulate the gradient, clip it, update the weights. Returns the loss before the update, in nats.
 
     x, y (B, T): this process's share of the batch, of which config.accumulate parts are computed one after the other.
+    Targets of -100 do not count; with several ranks each of them needs as many that do.
     Raises FloatingPointError, and leaves the weights as they were, when the loss or its gradient is not finite.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
     loss, parts = 0.0, list(zip(x.chunk(config.accumulate), y.chunk(config.accumulate)))
     for number, (inputs, targets) in enumerate(parts, start=1):
+        share = (targets != IGNORED).sum() / (y != IGNORED).sum()  # of the batch's targets that are in this part
         with ranks.exchange(model, is_last=number == len(parts)):
             with kernels.autocast(x.device, config.precision):
-                part_loss = model(inputs, targets) / len(parts)  # the mean of equal parts' means is the batch's mean
+                part_loss = torch.where(share > 0, share * model(inputs, targets), 0)  # they sum to the batch's mean
             scaler.scale(part_loss).backward()  # the scaler does nothing unless the matrices are float16
         loss += part_loss.detach()
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
     loss, norm = torch.stack([loss, norm]).tolist()  # waits for the GPU, which has all but the update by now
     loss = ranks.total(loss) / ranks.size
     if not (math.isfinite(loss) and (math.isfinite(norm) or scaler.is_enabled())):  # a scaler skips such steps
@@ -155,15 +156,24 @@ def train(model, train_ids, validation_ids, config, out=None, resume=False, toke
     only the number of steps and what is reported may differ. A new run sets torch's seed to config.seed.
     An interrupt (Ctrl-C, the stop button) ends the run after the current step and writes the checkpoint.
     Under torchrun every process makes the same call and computes its share of each batch; rank 0 writes and reports.
-    Raises ValueError for data or a checkpoint that does not fit, FileExistsError instead of overwriting a checkpoint,
-    FloatingPointError when the loss is not finite, RuntimeError with advice when the device's memory is not enough.
+    Raises ValueError for a model, data or a checkpoint that does not fit, FileExistsError instead of overwriting a
+    checkpoint and while another run trains into out, FloatingPointError when the loss is not finite, RuntimeError with
+    advice when the device's memory is not enough.
     """
-    ranks, device, out = parallel.current(), next(model.parameters()).device, None if out is None else Path(out)
+    ranks, out = parallel.current(), None if out is None else Path(out)
+    checkpoint_files.check_model(model, GPT)
     corpus.check_training_data(train_ids, validation_ids, model.config, config, ranks.size)
-    optimizer, scaler = make_optimizer(model, config), make_scaler(device, config)
-    run = checkpoints.begin(model, optimizer, scaler, config, train_ids, out, resume, ranks)
-    report = Report(run, validation_ids, tokenizer, progress and ranks.rank == 0, ranks)
-    has_memory = True
+    with checkpoints.only_run(out if ranks.rank == 0 else None, resume):
+        optimizer, scaler = make_optimizer(model, config), make_scaler(next(model.parameters()).device, config)
+        run = checkpoints.begin(model, optimizer, scaler, config, train_ids, out, resume, ranks)
+        report = Report(run, validation_ids, tokenizer, progress and ranks.rank == 0, ranks)
+        supervised_loop(run, train_ids, out, report, ranks)
+        return run.history
+
+
+def supervised_loop(run, train_ids, out, report, ranks):
+    """The training loop, interrupted between steps only, and with errors that say what to do."""
+    config, has_memory = run.config, True
     try:
         with kernels.matmul_precision(run.matmul), checkpoints.interrupt_between_steps() as interrupted, report.bar:
             training_loop(run, train_ids, out, report, interrupted.is_set, ranks)
@@ -176,8 +186,8 @@ def train(model, train_ids, validation_ids, config, out=None, resume=False, toke
             raise
         has_memory = False  # the advice comes after this block, because the error keeps the step's tensors alive
     if not has_memory:
-        raise RuntimeError(memory.advice(model, optimizer, config, device, ranks.size))
-    return run.history
+        device = next(run.model.parameters()).device
+        raise RuntimeError(memory.advice(run.model, run.optimizer, config, device, ranks.size))
 
 
 def training_loop(run, train_ids, out, report, is_interrupted, ranks):
@@ -242,8 +252,8 @@ class Report:
 
 
 def load_checkpoint(out):
-    """A run's checkpoint as a dictionary, on the CPU. Raises FileNotFoundError or ValueError (see checkpoints.py)."""
-    return checkpoints.load_checkpoint(out, model_config=GPTConfig, train_config=TrainConfig)
+    """A run's checkpoint as a dictionary, on the CPU. Raises what checkpoint_files.load_checkpoint() raises."""
+    return checkpoint_files.load_checkpoint(out, GPT, model_config=GPTConfig, train_config=TrainConfig)
 
 
 def load_trained(out):

@@ -27,7 +27,7 @@ def new_model():
 
 def train(config=CONFIG, model=None, **settings):
     """Trains on TRAIN. Returns the model and its history."""
-    model = model or new_model()
+    model = new_model() if model is None else model
     return model, training.train(model, TRAIN, TEST, config, progress=False, **settings)
 
 

@@ -8,22 +8,24 @@ import contextlib
 import csv
 import hashlib
 import os
+import platform
 import signal
 import threading
-import zipfile
-from dataclasses import asdict, dataclass, field, fields
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from helpers.machine import assets, kernels, runtime
+from helpers.machine.checkpoint_files import (
+    CHECKPOINT, FORMAT, check_model, checkpoint_path, continuing, load_checkpoint)
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
-FORMAT = 1  # of a checkpoint: increase it if older versions of the course could not read a new one
-OLD_NAMES = {"test_step": "validation_step", "test_loss": "validation_loss"}  # of a History, in older checkpoints
+HISTORY, LOCK, HOLDER = "history.csv", ".lock", ".in-use-by"
 MAY_CHANGE = ("steps", "accumulate", "eval_every", "eval_tokens", "sample_every", "sample_tokens")  # on resuming
 
 
@@ -68,7 +70,8 @@ class Run:
     first_step: int = 0  # where this part of the run begins
 
     def save(self, out):
-        """Writes checkpoint.pt and history.csv into the folder out."""
+        """Writes checkpoint.pt and history.csv into the folder out. Raises ValueError if no model could load them."""
+        check_model(self.model, type(self.model))
         for leftover in Path(out).glob(f".{CHECKPOINT}.*.part"):  # of a process that was killed while it wrote
             leftover.unlink()
         state = {
@@ -105,18 +108,21 @@ class Run:
         Raises ValueError if the run had other settings, another model or text.
         """
         path = Path(out) / CHECKPOINT
-        state = load_checkpoint(out, model_config=type(self.model.config), train_config=type(self.config))
+        state = load_checkpoint(out, type(self.model), model_config=type(self.model.config),
+                                train_config=type(self.config))
         self._check_settings(path, state)
         if device.type == "cpu":
             self.matmul = state.get("matmul") or "highest"  # another kernel would round differently
+        with continuing(path, state):
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._check_optimizer()
+            if state["scaler"]:  # empty unless the run has computed in float16
+                self.scaler.load_state_dict(state["scaler"])
+            self.batches.set_state(state["batches"])
+            torch.set_rng_state(state["dropout"])
+            if device.type == "cuda" and len(state["dropout_cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(state["dropout_cuda"])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty unless the run has computed in float16
-            self.scaler.load_state_dict(state["scaler"])
-        self.batches.set_state(state["batches"])
-        torch.set_rng_state(state["dropout"])
-        if device.type == "cuda" and len(state["dropout_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["dropout_cuda"])
         for name, value in state["history"].items():
             setattr(self.history, name, value)
         self.first_step = len(self.history.train_loss)
@@ -135,6 +141,14 @@ class Run:
         kept = f" {out / CHECKPOINT} still holds the weights after step {last}." if out and last else ""
         return f"Step {done + 1} of {self.config.steps}: {error}{kept}"
 
+    def _check_optimizer(self):
+        """Raises ValueError unless each tensor of the optimizer's state has one number, or as many as its parameter."""
+        for parameter, own in self.optimizer.state.items():
+            for name, value in own.items():
+                if isinstance(value, torch.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of its optimizer has the shape {tuple(value.shape)} for a parameter of "
+                                     f"the shape {tuple(parameter.shape)}")
+
     def _check_settings(self, path, state):
         for name, given in (("model_config", self.model.config), ("train_config", self.config)):
             before, now = asdict(type(given)(**state[name])), asdict(given)
@@ -142,7 +156,7 @@ class Run:
             if differing:
                 was, is_now = ({key: settings[key] for key in differing} for settings in (before, now))
                 raise ValueError(f"{path} was made with {was}, this run has {is_now}. Use the same settings.")
-        if state["data"] != self.data:
+        if state.get("data", self.data) != self.data:
             raise ValueError(f"{path} was trained on another text, split or tokenizer. Use the same.")
         done = len(state["history"]["train_loss"])
         if done > self.config.steps:
@@ -177,33 +191,39 @@ def begin(model, optimizer, scaler, config, train_ids, out, resume, ranks):
     return run
 
 
-def load_checkpoint(out, **settings):
-    """The checkpoint in the folder out as a dictionary, on the CPU. settings: {name of an entry: its dataclass}.
-
-    Raises FileNotFoundError, or ValueError for a damaged file or one that a newer version of the course has written.
+@contextlib.contextmanager
+def only_run(out, resume):
+    """A context in which no other run trains into the folder out, which is made. It ends with the process, however that
+    ends. Raises FileExistsError that names the other run, FileNotFoundError where there is nothing to resume, and
+    OSError for a folder that cannot be written to.
     """
-    path = Path(out) / CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
+    if out is None:
+        yield
+        return
+    if resume:
+        checkpoint_path(out)
+    lock = filelock.FileLock(out / LOCK)
     try:
-        with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                raise ValueError("a checksum is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"model", "history", *settings} <= set(state):
-            raise ValueError("it is not a checkpoint of this course")
-    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). Delete it and train again.") from error
-    unknown = [key for name, kind in settings.items() for key in state[name]
-               if key not in {known.name for known in fields(kind)}]
-    if state.get("format", 1) > FORMAT or unknown:
-        written = f"format {state.get('format', 1)}"
-        if unknown:
-            written += f", with {', '.join(unknown)}"
-        raise ValueError(f"{path} was written by a newer version of this course ({written}; this one reads format "
-                         f"{FORMAT}). Fetch the newer version: git pull.")
-    state["history"] = {OLD_NAMES.get(name, name): value for name, value in state["history"].items()}
-    return state
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        holder = "another process"
+        with contextlib.suppress(OSError):
+            holder = (out / HOLDER).read_text("utf-8")
+        raise FileExistsError(f"{out} is in use: {holder} trains into it. Wait for that run, stop it, or choose "
+                              "another folder.") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{out} cannot be written to ({reason}). Choose a folder that you may write to.") from error
+    try:
+        who = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%d %B, %H:%M')},"
+        assets.write_atomically(out / HOLDER, lambda temporary: temporary.write_text(who, "utf-8"))
+        yield
+    finally:
+        for name in (HOLDER, LOCK):
+            with contextlib.suppress(OSError):  # Windows keeps a locked file
+                (out / name).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextlib.contextmanager

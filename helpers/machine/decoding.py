@@ -62,14 +62,21 @@ class StaticCache:
 
     def __init__(self, cache, position):
         self.length, self.position = cache.length, position  # (1,)
-        self.layers = [StaticLayer(layer, position) for layer in cache.layers]
+        self.layers = [StaticLayer(keys, values, position) for keys, values in zip(cache.keys, cache.values)]
+
+    def layer(self, number):
+        """The part of one block."""
+        return self.layers[number]
+
+    def advance(self, tokens):
+        """Nothing: RecordedStep moves the position on."""
 
 
 class StaticLayer:
     """One block's part of a StaticCache."""
 
-    def __init__(self, layer, position):
-        self.keys, self.values, self.position = layer.keys, layer.values, position
+    def __init__(self, keys, values, position):
+        self.keys, self.values, self.position = keys, values, position
 
     def append(self, k, v):
         """Stores k, v (B, nh, 1, hs). Returns keys and values (B, nh, capacity, hs), and a mask of those in use."""

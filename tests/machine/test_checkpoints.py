@@ -1,10 +1,14 @@
 """Checkpoints: a resumed run continues to the last bit, and a checkpoint that does not fit or is damaged is named."""
 
+import copy
 import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +18,7 @@ import pytest
 import torch
 
 from helpers import training
-from helpers.machine import checkpoints, kernels
+from helpers.machine import assets, checkpoint_files, checkpoints, kernels
 from helpers.machine.checkpoints import CHECKPOINT, HISTORY
 from helpers.model import GPT, GPTConfig
 from tests.small import CONFIG, MODEL, TEST, TRAIN, new_model, train, uninterrupted, weights
@@ -128,6 +132,143 @@ def test_the_settings_of_a_run_are_in_its_checkpoint(trained):
     assert state["train_config"] == asdict(CONFIG) and GPTConfig(**state["model_config"]) == MODEL
 
 
+# Numbers of other libraries
+
+
+NUMBERS = {
+    "learning_rate": np.logspace(-4, -2, 3)[1], "weight_decay": np.float32(0.5), "clip_norm": np.int64(1),
+    "warmup_steps": np.int64(2), "seed": np.uint8(7), "final_share": np.float16(0.5), "compile": np.bool_(False),
+    "precision": np.str_("auto"), "steps": np.int32(5),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_run_with_numpys_numbers_in_its_settings_can_be_loaded_and_continued(tmp_path, name):
+    config = replace(CONFIG, **{name: NUMBERS[name]})
+    assert type(getattr(config, name)) in (int, float, bool, str)
+    train(config, out=tmp_path)
+    torch.load(tmp_path / CHECKPOINT, weights_only=True)  # as any other reader would
+    training.load_trained(tmp_path)
+    assert len(train(replace(config, steps=14), out=tmp_path, resume=True)[1].train_loss) == 14
+
+
+def test_a_model_with_numpys_numbers_in_its_configuration_can_be_loaded(tmp_path):
+    shape = replace(MODEL, dropout=np.float64(0.1), layer_norm_epsilon=np.float32(1e-5), n_layer=np.int64(1),
+                    tie_word_embeddings=np.bool_(True))
+    train(model=GPT(shape), out=tmp_path)
+    torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert training.load_trained(tmp_path).config == shape
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "warmup_steps"])
+def test_a_checkpoint_that_already_holds_numpys_numbers_is_read(trained, name):
+    state = training.load_checkpoint(trained)
+    state["train_config"][name] = NUMBERS[name]
+    state["model_config"]["dropout"] = np.float64(0.1)
+    torch.save(state, trained / CHECKPOINT)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(trained / CHECKPOINT, weights_only=True)
+    assert training.load_trained(trained).config == MODEL
+    config = replace(CONFIG, steps=14, **{name: NUMBERS[name]})
+    assert len(train(config, out=trained, resume=True)[1].train_loss) == 14
+
+
+# One run at a time
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_told_of_the_first(tmp_path):
+    with checkpoints.only_run(tmp_path / "runs", resume=False):
+        with pytest.raises(FileExistsError, match=rf"runs is in use: process {os.getpid()} on .*choose another folder"):
+            train(out=tmp_path / "runs")
+        (tmp_path / "runs" / checkpoints.HOLDER).unlink()
+        with pytest.raises(FileExistsError, match="in use: another process trains"):
+            train(out=tmp_path / "runs")
+    train(out=tmp_path / "runs")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [CHECKPOINT, HISTORY]
+
+
+def hold(folder):
+    """What a process of the next test does: it trains into a folder, and never ends."""
+    with checkpoints.only_run(Path(folder), resume=False):
+        print("training", flush=True)
+        time.sleep(600)
+
+
+def test_a_run_that_was_killed_leaves_its_folder_free(trained):
+    code = f"from tests.machine import test_checkpoints; test_checkpoints.hold({str(trained)!r})"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=assets.ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "training\n"
+            with pytest.raises(FileExistsError, match=f"process {process.pid}"):
+                train(replace(CONFIG, steps=14), out=trained, resume=True)
+        finally:
+            process.kill()
+    assert len(train(replace(CONFIG, steps=14), out=trained, resume=True)[1].train_loss) == 14
+
+
+def test_nothing_is_made_where_there_is_nothing_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match="to resume from"):
+        train(out=tmp_path / "missing", resume=True)
+    assert not (tmp_path / "missing").exists()
+
+
+# Models that no checkpoint could bring back
+
+
+def untied(model):
+    """The model with the same weights, whose two tied matrices have become two tensors."""
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+    return model
+
+
+def renamed(model):
+    """The model with a parameter of another name, as torch.nn.utils.parametrizations and pruning make it."""
+    torch.nn.utils.parametrizations.weight_norm(model.transformer.h[0].mlp.c_fc)
+    return model
+
+
+def tied_by_hand(model):
+    """A model whose configuration does not say that it is tied."""
+    model = GPT(replace(MODEL, tie_word_embeddings=False))
+    model.lm_head.weight = model.transformer.wte.weight
+    return model
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (torch.compile, r"torch.compile's wrapper; expected a GPT itself.*TrainConfig\(compile=True\)"),
+    (torch.nn.DataParallel, "a DataParallel; expected a GPT itself"),
+    (untied, "must be one tensor.* Tie them again: model.lm_head.weight = model.transformer.wte.weight"),
+    (renamed, "c_fc.weight is missing"),
+    (tied_by_hand, "are one tensor in this model, but two in its configuration"),
+], ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_training(tmp_path, spoil, message, saves):
+    model = spoil(new_model())
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        train(model=model, out=tmp_path / "out" if saves else None)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters())) and not (tmp_path / "out").exists()
+
+
+def test_tied_again_the_model_trains_as_before():
+    model = untied(new_model())
+    model.lm_head.weight = model.transformer.wte.weight
+    assert train(model=model)[1].train_loss == uninterrupted()[1].train_loss
+
+
+def test_a_model_that_is_untied_while_it_trains_is_not_saved(tmp_path):
+    model = new_model()
+
+    def untie(module, inputs, loss):
+        if (tmp_path / CHECKPOINT).exists():
+            untied(module)
+
+    model.register_forward_hook(untie)
+    with pytest.raises(ValueError, match="must be one tensor"):
+        train(model=model, out=tmp_path)
+    assert len(training.load_checkpoint(tmp_path)["history"]["train_loss"]) == 4
+
+
 # Writing
 
 
@@ -183,9 +324,83 @@ def test_one_altered_byte_and_a_file_of_another_kind_are_noticed(trained):
     (trained / CHECKPOINT).write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         training.load_checkpoint(trained)
-    torch.save({"weights": torch.ones(2)}, trained / CHECKPOINT)
-    with pytest.raises(ValueError, match="not a checkpoint of this course"):
+
+
+OTHER_KINDS = {  # of files that another reader can read
+    "other entries": lambda path: torch.save({"weights": torch.ones(2)}, path),
+    "a tensor": lambda path: torch.save(torch.ones(2), path),
+    "weights alone": lambda path: torch.save(new_model().state_dict(), path),
+    "old format": lambda path: torch.save({}, path, _use_new_zipfile_serialization=False),
+    "text": lambda path: path.write_text("step,loss\n"),
+    "packed": lambda path: zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED).writestr("a", b"a" * 99),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_nobody_is_told_to_delete_what_another_reader_can_read(trained, kind):
+    (trained / CHECKPOINT).unlink()
+    OTHER_KINDS[kind](trained / CHECKPOINT)
+    for read in (training.load_checkpoint, training.load_trained, lambda out: train(out=out, resume=True)):
+        with pytest.raises(ValueError, match="is not a checkpoint of this course.*Move it away") as refused:
+            read(trained)
+        assert "Delete" not in str(refused.value)
+
+
+@pytest.mark.parametrize("where, error, message", [
+    ("open", PermissionError(13, "Permission denied"), "cannot be read .Permission denied"),
+    ("open", OSError(5, "Input/output error"), "cannot be read .Input/output error"),
+    ("load", MemoryError(), "more memory than is free"),
+    ("load", RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), "more memory"),
+])
+def test_a_whole_file_that_cannot_be_read_now_is_not_called_damaged(trained, monkeypatch, where, error, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(*((checkpoint_files, "open") if where == "open" else (torch, "load")), fail, raising=False)
+    with pytest.raises((OSError, MemoryError), match=message) as refused:
         training.load_checkpoint(trained)
+    assert "amaged" not in str(refused.value)
+
+
+CHANGES = {  # of a checkpoint's configuration; its tensors stay
+    "blocks": {"n_layer": 10**6}, "fewer blocks": {"n_layer": 1}, "width": {"n_embd": 2**40, "n_head": 2},
+    "vocabulary": {"vocab_size": 2**40}, "context": {"n_positions": 2**40}, "bytes": {"n_embd": 2**61, "n_head": 1},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_configuration_far_larger_than_the_stored_tensors_is_refused_before_a_model_is_made(trained, change):
+    state = training.load_checkpoint(trained)
+    state["model_config"].update(CHANGES[change])
+    torch.save(state, trained / CHECKPOINT)
+    start = time.process_time()
+    for read in (training.load_checkpoint, training.load_trained):
+        with pytest.raises(ValueError, match='still be read: torch.load'):
+            read(trained)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("name", ["optimizer", "scaler", "batches", "dropout", "data"])
+def test_a_checkpoint_without_what_a_run_needs_can_be_used_but_not_continued(trained, name):
+    state = training.load_checkpoint(trained)
+    del state[name]
+    torch.save(state, trained / CHECKPOINT)
+    assert torch.equal(weights(training.load_trained(trained)), weights(uninterrupted()[0]))
+    model = new_model()
+    with pytest.raises(ValueError, match=rf"cannot be continued: it has no {name}\..* training.load_trained"):
+        train(replace(CONFIG, steps=14), model=model, out=trained, resume=True)
+    assert torch.equal(weights(model), weights(new_model())), "the model was changed"
+
+
+def test_an_optimizer_of_another_model_is_named(trained):
+    state = training.load_checkpoint(trained)
+    other = copy.deepcopy(state["optimizer"])
+    other["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    for changed, message in ((other, "exp_avg of its optimizer has the shape .3, 3."),
+                             ({**other, "param_groups": []}, "different number of parameter groups")):
+        torch.save({**state, "optimizer": changed}, trained / CHECKPOINT)
+        with pytest.raises(ValueError, match=f"cannot be continued: .*{message}"):
+            train(replace(CONFIG, steps=14), out=trained, resume=True)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -240,9 +455,9 @@ class Bomb:
 def test_a_checkpoint_runs_no_code(trained, pack):
     state = {**training.load_checkpoint(trained), "data": Bomb(trained / "exploded")}
     pack(state, trained / CHECKPOINT)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="could be a stranger's code|a file of another kind") as refused:
         train(out=trained, resume=True)
-    assert not (trained / "exploded").exists()
+    assert "Delete" not in str(refused.value) and not (trained / "exploded").exists()
     if zipfile.is_zipfile(trained / CHECKPOINT):
         torch.load(trained / CHECKPOINT, weights_only=False)["data"].close()
         assert (trained / "exploded").exists(), "the bomb is a dud: this test shows nothing"

@@ -33,9 +33,8 @@ def test_a_recorded_step_ignores_what_the_unused_memory_contains(tiny, recorded)
     ids, cache = batch(1, 6)[0], KeyValueCache(TINY)
     with torch.inference_mode():
         tiny(ids[:, :5], cache=cache)
-        for layer in cache.layers:
-            layer.keys[:, :, 5:] = 1e4
-            layer.values[:, :, 5:] = 1e4
+        for buffer in (*cache.keys, *cache.values):
+            buffer[:, :, 5:] = 1e4
         assert_close(RecordedStep(tiny, cache, ids[:, :1])(ids[:, 5:6]), plain_logits(tiny, ids)[:, -1:])
 
 
