@@ -88,8 +88,9 @@ def continue_padded(continue_prompts, ids, max_new_tokens, attention_mask):
     each text is what its prompt gives on its own. Raises ValueError for another kind of mask."""
     (B, T), mask = ids.shape, attention_mask
     if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape or not ((mask == 0) | (mask == 1)).all():
-        raise ValueError(f"attention_mask={mask!r}: expected a tensor of the shape {(B, T)}, 1 for a token and 0 for "
-                         "padding.")
+        given = f"{type(mask).__name__} of the shape {tuple(getattr(mask, 'shape', ()))}"
+        raise ValueError(f"attention_mask is a {given}; expected a tensor of the shape {(B, T)}, 1 for a token and 0 "
+                         "for padding.")
     lengths = mask.sum(dim=1).tolist()
     if 0 in lengths or any(not row[T - length :].all() for row, length in zip(mask, lengths)):
         raise ValueError("attention_mask: expected zeros for padding on the left, then ones for at least one token. "

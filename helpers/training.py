@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from helpers import corpus, muon
 from helpers.generation import sample_text
 from helpers.loss import IGNORED
-from helpers.machine import assets, checkpoint_files, checkpoints, kernels, memory, parallel, settings
+from helpers.machine import assets, checkpoint_files, checkpoints, kernels, locks, memory, parallel, settings
 from helpers.model import GPT, GPTConfig
 
 
@@ -107,7 +107,7 @@ def train_step(model, optimizer, scaler, x, y, rate, config, ranks=parallel.Rank
         share = (targets != IGNORED).sum() / (y != IGNORED).sum()  # of the batch's targets that are in this part
         with ranks.exchange(model, is_last=number == len(parts)):
             with kernels.autocast(x.device, config.precision):
-                part_loss = torch.where(share > 0, share * model(inputs, targets), 0)  # they sum to the batch's mean
+                part_loss = torch.where(share == 0, 0, share * model(inputs, targets))  # they sum to the batch's mean
             scaler.scale(part_loss).backward()  # the scaler does nothing unless the matrices are float16
         loss += part_loss.detach()
     scaler.unscale_(optimizer)
@@ -163,7 +163,9 @@ def train(model, train_ids, validation_ids, config, out=None, resume=False, toke
     ranks, out = parallel.current(), None if out is None else Path(out)
     checkpoint_files.check_model(model, GPT)
     corpus.check_training_data(train_ids, validation_ids, model.config, config, ranks.size)
-    with checkpoints.only_run(out if ranks.rank == 0 else None, resume):
+    if resume and out is not None:
+        checkpoint_files.checkpoint_path(out)  # nothing is made where there is nothing to resume
+    with locks.only_run(out if ranks.rank == 0 else None):
         optimizer, scaler = make_optimizer(model, config), make_scaler(next(model.parameters()).device, config)
         run = checkpoints.begin(model, optimizer, scaler, config, train_ids, out, resume, ranks)
         report = Report(run, validation_ids, tokenizer, progress and ranks.rank == 0, ranks)

@@ -45,7 +45,7 @@ def main(arguments=None):
     try:
         with parallel.joined() as ranks:
             history, result = train_as_asked(options, ranks)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ from helpers.course import arms, records, text_statistics
 from helpers.course.arms import ARMS
 from helpers.course.text_statistics import repeated_ngrams
 from helpers.generation import generate
-from helpers.machine import assets, kernels, runtime, timing
+from helpers.machine import assets, kernels, locks, runtime, timing
 from helpers.model import GPT
 
 FOLDER = assets.ROOT / "data" / "measurements" / "experiments"
@@ -404,7 +404,11 @@ def main(arguments=None):
         parser.error(f"{', '.join(unfit)}: this width was chosen for the laptop size; --size full keeps Model 5's.")
     names = options.arms or [name for name in fitting if ARMS[name].group in ["base", *(options.groups or groups)]]
     if not options.list:
-        record(names, options.size, options.seeds, options.jobs, options.folder)
+        try:
+            with locks.only_run(options.folder):
+                record(names, options.size, options.seeds, options.jobs, options.folder)
+        except FileExistsError as error:
+            parser.error(str(error))
         return 0
     book = corpus.load_gulliver(arms.RECIPES[options.size].tokenizer)
     for name in names:

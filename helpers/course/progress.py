@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from helpers.course.display import show_table
-from helpers.machine import assets
+from helpers.machine import assets, locks
 
 DRIVE = Path("/content/drive/MyDrive")  # Google Drive, where Colab has mounted it
 FILE = "gpt2-from-the-inside-progress.json"
@@ -54,10 +54,11 @@ def record(exercise, is_solved):
 
     A check must never stop a notebook: if the file cannot be read or written, one line says so."""
     try:
-        states = read(path())
-        state = SOLVED if is_solved or states.get(exercise) == SOLVED else TRIED
-        if states.get(exercise) != state:
-            write({**states, exercise: state})
+        with locks.changing(path()):  # two notebooks may record at the same time
+            states = read(path())
+            state = SOLVED if is_solved or states.get(exercise) == SOLVED else TRIED
+            if states.get(exercise) != state:
+                write({**states, exercise: state})
     except (OSError, ValueError) as error:
         _say_once(f"Your progress was not saved. {error}")
         return False

@@ -25,7 +25,7 @@ import torch
 
 from helpers import corpus, ngrams, training
 from helpers.course import experiments, recipes, records, speedrun_results
-from helpers.machine import assets, kernels, runtime, timing
+from helpers.machine import assets, kernels, locks, runtime, timing
 from helpers.model import GPT, GPTConfig
 
 FOLDER = assets.ROOT / "data" / "measurements" / "speedrun"
@@ -449,6 +449,20 @@ def rows(size="laptop", folder=FOLDER, prefix=""):
     return table
 
 
+def measure(options):
+    """Records what the options of the command line ask for."""
+    size, folder = options.size, options.folder
+    if options.clock:
+        clock(options.attempts, size, folder)
+    elif options.final:
+        record(FINAL, size, options.seeds, options.jobs, folder, on_test_set=True)
+        record_counting(size, folder)
+    else:
+        record(options.attempts, size, options.seeds, options.jobs, folder)
+        if untimed := [name for name in options.attempts if time_share(name, size, folder) is None]:
+            clock(untimed, size, folder)
+
+
 def main(arguments=None):
     """The command line. Returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -467,15 +481,12 @@ def main(arguments=None):
         for name in options.attempts:
             print(f"{name:28} {ATTEMPTS[name].what} (seeds recorded: {sorted(runs_of(name, size, folder))})")
         return 0
-    if options.clock:
-        clock(options.attempts, size, folder)
-    elif options.final and not options.table:
-        record(FINAL, size, options.seeds, options.jobs, folder, on_test_set=True)
-        record_counting(size, folder)
-    elif not options.table:
-        record(options.attempts, size, options.seeds, options.jobs, folder)
-        if untimed := [name for name in options.attempts if time_share(name, size, folder) is None]:
-            clock(untimed, size, folder)
+    if not options.table:
+        try:
+            with locks.only_run(folder):
+                measure(options)
+        except FileExistsError as error:
+            parser.error(str(error))
     for row in rows(size, folder, "final_" if options.final else ""):
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                         for key, value in row.items() if key not in ("what", "why")))

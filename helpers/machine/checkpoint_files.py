@@ -5,6 +5,7 @@ A message advises deleting a file only if no other reader could read it.
 
 import contextlib
 import errno
+import pickle
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,7 @@ OLD_NAMES = {"test_step": "validation_step", "test_loss": "validation_loss"}  # 
 HISTORY = ("train_loss", "learning_rate", "validation_step", "validation_loss")  # lists of numbers
 STATE = {"optimizer": dict, "scaler": dict, "batches": torch.Tensor, "dropout": torch.Tensor, "dropout_cuda": list,
          "data": str}  # what a run needs to continue, beyond its model, settings and history
+MATMUL = (None, "highest", "high", "medium")
 # Checkpoints of older versions of the course may hold NumPy's numbers in their settings.
 NUMPY = [np._core.multiarray.scalar, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd")]
 
@@ -39,9 +41,11 @@ def load_checkpoint(out, kind, **settings):
     except Exception as error:  # torch.load raises many kinds
         if isinstance(error, MemoryError) or memory.is_out_of_memory(error):
             raise MemoryError(f"{path} needs more memory than is free. Close other programs and notebooks.") from error
-        reason = str(error).partition("\n")[0]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if not isinstance(error, pickle.UnpicklingError):
+            raise ValueError(f"{path} is damaged ({reason}). Delete it and train again.") from error
         raise ValueError(f"{path} is whole, but it was not read: it holds more than weights, settings and numbers, "
-                         f"which could be a stranger's code ({type(error).__name__}: {reason}). Move it away, or "
+                         f"which could be a stranger's code ({reason}). Move it away, or "
                          "choose another folder.") from error
     check_entries(path, state, settings)
     state["history"] = {OLD_NAMES.get(name, name): value for name, value in state["history"].items()}
@@ -184,6 +188,8 @@ def continuing(path, state):
     try:
         if missing := [name for name, kind in STATE.items() if not isinstance(state.get(name), kind)]:
             raise ValueError(f"it has no {' and no '.join(missing)}")
+        if state.get("matmul") not in MATMUL:
+            raise ValueError(f"its setting of matrix products is {state['matmul']!r}, expected one of {MATMUL}")
         yield
     except Exception as error:  # torch's optimizers and generators raise many kinds
         reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"

@@ -8,24 +8,21 @@ import contextlib
 import csv
 import hashlib
 import os
-import platform
 import signal
 import threading
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from helpers.machine import assets, kernels, runtime
 from helpers.machine.checkpoint_files import (
-    CHECKPOINT, FORMAT, check_model, checkpoint_path, continuing, load_checkpoint)
+    CHECKPOINT, FORMAT, check_model, continuing, load_checkpoint)
 
-HISTORY, LOCK, HOLDER = "history.csv", ".lock", ".in-use-by"
+HISTORY = "history.csv"
 MAY_CHANGE = ("steps", "accumulate", "eval_every", "eval_tokens", "sample_every", "sample_tokens")  # on resuming
 
 
@@ -111,9 +108,9 @@ class Run:
         state = load_checkpoint(out, type(self.model), model_config=type(self.model.config),
                                 train_config=type(self.config))
         self._check_settings(path, state)
-        if device.type == "cpu":
-            self.matmul = state.get("matmul") or "highest"  # another kernel would round differently
         with continuing(path, state):
+            if device.type == "cpu":
+                self.matmul = state.get("matmul") or "highest"  # another kernel would round differently
             self.optimizer.load_state_dict(state["optimizer"])
             self._check_optimizer()
             if state["scaler"]:  # empty unless the run has computed in float16
@@ -189,41 +186,6 @@ def begin(model, optimizer, scaler, config, train_ids, out, resume, ranks):
         tqdm.write(f"Colab deletes {out} with the session. To keep it: from google.colab import drive; "
                    'drive.mount("/content/drive"), and out="/content/drive/MyDrive/runs".')
     return run
-
-
-@contextlib.contextmanager
-def only_run(out, resume):
-    """A context in which no other run trains into the folder out, which is made. It ends with the process, however that
-    ends. Raises FileExistsError that names the other run, FileNotFoundError where there is nothing to resume, and
-    OSError for a folder that cannot be written to.
-    """
-    if out is None:
-        yield
-        return
-    if resume:
-        checkpoint_path(out)
-    lock = filelock.FileLock(out / LOCK)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        holder = "another process"
-        with contextlib.suppress(OSError):
-            holder = (out / HOLDER).read_text("utf-8")
-        raise FileExistsError(f"{out} is in use: {holder} trains into it. Wait for that run, stop it, or choose "
-                              "another folder.") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{out} cannot be written to ({reason}). Choose a folder that you may write to.") from error
-    try:
-        who = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%d %B, %H:%M')},"
-        assets.write_atomically(out / HOLDER, lambda temporary: temporary.write_text(who, "utf-8"))
-        yield
-    finally:
-        for name in (HOLDER, LOCK):
-            with contextlib.suppress(OSError):  # Windows keeps a locked file
-                (out / name).unlink(missing_ok=True)
-        lock.release()
 
 
 @contextlib.contextmanager

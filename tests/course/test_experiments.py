@@ -11,7 +11,7 @@ import torch
 from helpers import corpus, training
 from helpers.course import arms, experiments, recipes
 from helpers.course.arms import ARMS
-from helpers.machine import assets
+from helpers.machine import assets, locks
 from helpers.model import GPT
 from tests import small
 
@@ -380,3 +380,9 @@ def test_unknown_arms_and_sections_are_refused(capsys):
         with pytest.raises(SystemExit):
             experiments.main(wrong)
         assert "invalid choice" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_record_into_one_folder(tmp_path, capsys):
+    with locks.only_run(tmp_path), pytest.raises(SystemExit):
+        experiments.main(["--size", "smoke", "--seeds", "1", "--folder", str(tmp_path)])
+    assert "is in use: process" in capsys.readouterr().err

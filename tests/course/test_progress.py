@@ -2,6 +2,8 @@
 
 import csv
 import json
+import threading
+import time
 
 import pytest
 
@@ -33,6 +35,17 @@ def test_a_check_records_what_is_tried_and_solved(file, capsys):
     nb00.shares.check(lambda numbers: numbers)
     assert states(file) == {"nb00.shares": "solved"}, "what was solved once stays solved"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_notebooks_that_record_at_the_same_time_lose_nothing(file, monkeypatch):
+    read, names = module.read, [f"nb00.{letter}" for letter in "abcd"]
+    monkeypatch.setattr(module, "read", lambda path: [read(path), time.sleep(0.05)][0])  # others come between
+    threads = [threading.Thread(target=module.record, args=(name, True)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states(file) == dict.fromkeys(names, "solved")
 
 
 def test_the_official_solution_is_not_the_learners_progress(file, capsys):

@@ -9,6 +9,7 @@ import torch
 
 from helpers import corpus
 from helpers.course import speedrun, speedrun_results
+from helpers.machine import locks
 from helpers.model import GPT, GPTConfig
 
 
@@ -202,3 +203,9 @@ def test_short_runs_with_the_same_seeds_differ_only_by_the_change(quick):
 def test_short_runs_say_what_they_do_not_know(wrong, message):
     with pytest.raises(ValueError, match=message):
         speedrun.short_runs(**wrong)
+
+
+def test_two_commands_do_not_record_into_one_folder(tmp_path, capsys):
+    with locks.only_run(tmp_path), pytest.raises(SystemExit):
+        speedrun.main(["--size", "smoke", "--seeds", "1", "--folder", str(tmp_path)])
+    assert "is in use: process" in capsys.readouterr().err

@@ -1,12 +1,16 @@
 """Sampling and generation: distributions, the cache, the sliding window, and what generate() leaves unchanged."""
 
+import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from helpers.generation import KeyValueCache, generate, next_token_probabilities
 from helpers.model import GPT
+from helpers.pretrained import to_huggingface
+from tests.plain import plain_text
 from tests.small import TINY
 
 LOGITS = torch.log(torch.tensor([0.5, 0.25, 0.15, 0.1]))
@@ -88,6 +92,113 @@ def test_cached_logits_equal_a_full_pass(tiny):
     assert cache.length == 9
     with pytest.raises(ValueError, match="one token at a time"):
         tiny(ids[:, :2], cache=cache)
+
+
+def test_a_cache_that_is_full_refuses_the_next_token_and_stays_as_it_was(tiny):
+    tiny.eval()
+    ids, cache = prompt(2, 9), KeyValueCache(TINY, 6)
+    tiny(ids[:, :5], cache=cache)
+    tiny(ids[:, 5:6], cache=cache)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1 more tokens for a cache that holds 6 and has room for 6"):
+            tiny(ids[:, 6:7], cache=cache)
+        assert cache.length == 6
+    with pytest.raises(ValueError, match="7 more tokens for a cache that holds 0 and has room for 6"):
+        tiny(ids[:, :7], cache=KeyValueCache(TINY, 6))
+
+
+@pytest.mark.parametrize("capacity", [0, -1, 17, 2.5, "4", True])
+def test_a_capacity_that_no_cache_has_is_named(capacity):
+    with pytest.raises(ValueError, match="capacity=.*expected a number of tokens from 1 to 16"):
+        KeyValueCache(TINY, capacity)
+
+
+@pytest.mark.parametrize("block", range(TINY.n_layer))
+@pytest.mark.parametrize("held", [0, 5])
+def test_after_an_interrupted_pass_the_same_pass_gives_the_logits_of_a_whole_one(tiny, block, held):
+    tiny.eval()
+    ids, cache = prompt(2, 9), KeyValueCache(TINY)
+    if held:
+        tiny(ids[:, :held], cache=cache)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    hook = tiny.transformer.h[block].mlp.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(ids[:, held : held + 1], cache=cache)
+    hook.remove()
+    assert cache.length == held
+    rest = [tiny(ids[:, i : i + 1], cache=cache) for i in range(held, 9)]
+    torch.testing.assert_close(torch.cat(rest, dim=1), tiny(ids)[:, held:])
+
+
+def test_other_sequences_than_those_in_the_cache_are_refused(tiny):
+    tiny.eval()
+    ids, cache = prompt(2, 9), KeyValueCache(TINY)
+    tiny(ids[:, :5], cache=cache)
+    for wrong in (ids[:1, 5:6], ids.repeat(2, 1)[:, 5:6]):
+        with pytest.raises(ValueError, match="for a cache with .2, 4, 5, 8.*Continue the same sequences"):
+            tiny(wrong, cache=cache)
+    with pytest.raises(ValueError, match="torch.float64 on cpu, for a cache with"):
+        copy.deepcopy(tiny).double()(ids[:, 5:6], cache=cache)
+    torch.testing.assert_close(tiny(ids[:, 5:6], cache=cache), tiny(ids[:, :6])[:, 5:])
+
+
+def test_a_cache_of_a_model_with_fewer_blocks_is_refused(tiny):
+    with pytest.raises(ValueError, match="for 2 blocks, and the model has more"):
+        tiny(prompt(), cache=KeyValueCache(replace(TINY, n_layer=2)))
+
+
+# Prompts of unequal length
+
+
+LENGTHS = [[1, 4, 9, 4], [9, 9], [2], [3, 1, 2]]
+
+
+def padded(lengths, seed=0):
+    """Prompts of these lengths with random padding on the left, and their mask."""
+    ids = torch.randint(TINY.vocab_size, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
+    return ids, torch.tensor([[0] * (max(lengths) - length) + [1] * length for length in lengths])
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_padded_prompts_give_the_texts_that_they_give_on_their_own(tiny, lengths, use_cache):
+    ids, mask = padded(lengths)
+    text = generate(tiny, ids, 20, top_k=1, use_cache=use_cache, attention_mask=mask)
+    assert torch.equal(text[:, : ids.shape[1]], ids)
+    for row, own, length in zip(text, ids, lengths):
+        assert torch.equal(row[-length - 20 :], plain_text(tiny, own[None, -length:], 20)[0])
+    assert torch.equal(text, generate(tiny, ids, 20, top_k=1, attention_mask=mask.bool()))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_padded_prompts_give_the_texts_of_transformers(tiny, lengths):
+    ids, mask = padded(lengths)
+    new = TINY.n_positions - ids.shape[1]  # transformers' window cannot slide
+    theirs = to_huggingface(tiny.eval()).generate(ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
+                                                 do_sample=False, pad_token_id=0)
+    assert torch.equal(generate(tiny, ids, new, top_k=1, attention_mask=mask), theirs)
+
+
+@pytest.mark.parametrize("mask, message", [
+    (torch.ones(2, 3), r"expected a tensor of the shape \(2, 4\)"),
+    ([[1, 1, 1, 1]] * 2, "expected a tensor"),
+    (torch.full((2, 4), 2), "1 for a token and 0 for padding"),
+    (torch.full((2, 4), float("nan")), "1 for a token and 0 for padding"),
+    (torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), "pad on the left"),
+    (torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]), "at least one token"),
+    (torch.tensor([[0, 1, 0, 1], [1, 1, 1, 1]]), "zeros for padding on the left"),
+])
+def test_a_mask_that_does_not_fit_is_named(tiny, mask, message):
+    with pytest.raises(ValueError, match=f"attention_mask.*{message}"):
+        generate(tiny, prompt(), 2, attention_mask=mask)
+
+
+def test_numpys_whole_numbers_are_whole_numbers(tiny):
+    text = generate(tiny, prompt(), np.int64(3), top_k=np.int32(1), temperature=np.float32(1), top_p=np.float64(0.5))
+    assert torch.equal(text, generate(tiny, prompt(), 3, top_k=1))
 
 
 def test_a_generator_repeats_the_text_and_the_global_one_keeps_its_state(tiny):

@@ -60,6 +60,20 @@ def test_the_loss_in_chunks_has_the_same_value_and_gradients(rows, vocabulary):
             assert_close(gradient, 3 * other)
 
 
+@pytest.mark.parametrize("ignored", [(0,), (0, 1, 2), range(49), range(1, 50, 2), range(50)], ids=str)
+@pytest.mark.parametrize("rows", [3, 50, None])
+def test_targets_of_minus_100_do_not_count_as_in_pytorch(rows, ignored):
+    """With all targets ignored the loss is nan; the gradient is then 0, so that a part of a batch adds nothing."""
+    x, weight, targets = random_inputs(50, 33)
+    targets[list(ignored)] = -100
+    loss, expected = chunked_cross_entropy(x, weight, targets, rows), F.cross_entropy(x @ weight.T, targets)
+    torch.testing.assert_close(loss, expected, equal_nan=True)
+    gradients = torch.autograd.grad(loss, (x, weight))
+    for gradient, other in zip(gradients, torch.autograd.grad(expected, (x, weight))):
+        assert_close(gradient, other.nan_to_num() if len(ignored) == 50 else other)
+    assert not gradients[0][list(ignored)].any()
+
+
 def test_very_large_logits_in_chunks_do_not_overflow():
     x, weight, targets = random_inputs(50, 33)
     x = (x * 1e4).detach().requires_grad_()

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,6 +124,10 @@ def test_loss_is_the_cross_entropy_of_the_logits(tiny, rows, length):
         (torch.zeros(5, dtype=torch.int64), r"ids\[None\]"),
         (torch.zeros(1, 5), "torch.float32"),
         (torch.zeros(1, 5, dtype=torch.int32), "torch.int32"),
+        (np.zeros((1, 5), dtype=np.int64), r"shape .1, 5. and the type int64; expected a tensor .*torch.tensor\(ids\)"),
+        ([[1]], "type list; expected a tensor"),
+        ("text", "type str; expected a tensor"),
+        (None, "type NoneType; expected a tensor"),
     ],
 )
 def test_bad_ids_are_named(tiny, bad, message):
@@ -135,6 +140,33 @@ def test_bad_targets_are_named(tiny):
         tiny(ids(2, 5), ids(2, 4))
     with pytest.raises(ValueError, match="targets run from"):
         tiny(ids(1, 2), torch.tensor([[0, 500]]))
+    with pytest.raises(ValueError, match="targets run from -1"):
+        tiny(ids(1, 2), torch.tensor([[0, -1]]))
+    for wrong in ([[1, 2]], np.zeros((1, 2), dtype=np.int64)):
+        with pytest.raises(ValueError, match="targets have the shape .* expected a tensor"):
+            tiny(ids(1, 2), wrong)
+
+
+def test_targets_of_minus_100_do_not_count(tiny):
+    x, targets = ids(3, 7), ids(3, 7)
+    targets[0, 4:], targets[2] = -100, -100
+    expected = F.cross_entropy(tiny(x).flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(tiny(x, targets), expected)
+
+
+WRONG_SHAPES = {
+    "n_layer": (0, -1, 1.5, True, "2", None, np.float64(2), [2], 2**63), "n_embd": (0, 2.0, np.nan),
+    "dropout": (-0.1, 1, math.nan, "0.1", None, True, np.float32(1), 1j, [0.1], 10**400),
+    "layer_norm_epsilon": (0, -1e-5, math.inf, math.nan, "x", None, False),
+    "tie_word_embeddings": (1, None, "yes", 0.0),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_a_shape_that_no_model_has_is_named(name):
+    for value in WRONG_SHAPES[name]:
+        with pytest.raises(ValueError, match=rf"GPTConfig\({name}=.*\): expected "):
+            GPTConfig(**{name: value})
 
 
 def test_dropout_acts_in_training_only():

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -114,6 +114,48 @@ def test_float16_clips_the_gradient_itself_and_not_its_scaled_copy(monkeypatch):
     assert norms[0].item() == pytest.approx(clip_grad_norm(twin.parameters(), 9e9).item(), rel=0.02)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 5])
+@pytest.mark.parametrize("ignored", ["none", "some", "a whole row", "all but one"])
+def test_a_batch_in_uneven_parts_gives_the_step_of_the_whole_batch(accumulate, ignored):
+    """Five rows in two or three parts are uneven, and so are parts with different numbers of targets that count."""
+    x, y = corpus.random_batch(TRAIN, 5, 16, torch.Generator().manual_seed(0))
+    if ignored == "some":
+        y[torch.rand(y.shape, generator=torch.Generator().manual_seed(1)) < 0.7] = -100
+    elif ignored == "a whole row":
+        y[4] = -100
+    elif ignored == "all but one":
+        y.flatten()[1:] = -100
+    model, twin = new_model().eval(), new_model().eval()
+    optimizer, scaler = training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu", enabled=False)
+    norms, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def record_norm(parameters, limit):
+        norms.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        return clip(parameters, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", record_norm)
+        loss = training.train_step(model, optimizer, scaler, x, y, 0.01, replace(CONFIG, accumulate=accumulate))
+    expected = torch.nn.functional.cross_entropy(twin(x).flatten(0, 1), y.flatten())
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    expected.backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in twin.parameters()])
+    torch.testing.assert_close(norms[0], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_without_any_target_that_counts_is_refused_and_leaves_the_weights():
+    model, x = new_model(), torch.zeros(4, 16, dtype=torch.int64)
+    optimizer, scaler = training.make_optimizer(model, CONFIG), torch.amp.GradScaler("cpu", enabled=False)
+    with pytest.raises(FloatingPointError, match="the loss became nan"):
+        training.train_step(model, optimizer, scaler, x, torch.full_like(x, -100), 0.01, CONFIG)
+    assert torch.equal(weights(model), weights(new_model()))
+
+
+def test_clipping_can_be_off():
+    free, zero = train(replace(CONFIG, clip_norm=math.inf))[1], train(replace(CONFIG, clip_norm=0))[1]
+    assert zero.train_loss == free.train_loss != uninterrupted()[1].train_loss
+
+
 # Evaluation
 
 
@@ -163,7 +205,7 @@ def test_the_precision_can_be_chosen():
     model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     train(replace(CONFIG, precision="bf16"), model=model)
     assert dtypes == {torch.bfloat16}
-    with pytest.raises(ValueError, match="precision='half'.*auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="precision='half'.*one of auto, fp32, bf16, fp16"):
         replace(CONFIG, precision="half")
 
 
@@ -217,10 +259,42 @@ def test_settings_that_do_not_fit_are_named():
         train(replace(CONFIG, context=32))
     with pytest.raises(ValueError, match="multiple of 3"):
         train(replace(CONFIG, accumulate=3))
-    wrong = {"steps": 0, "seed": -1, "learning_rate": -1, "accumulate": 0, "optimizer": "sgd", "decay": "square"}
-    for name, value in wrong.items():
-        with pytest.raises(ValueError, match=f"{name}={value!r}"):
+
+
+WRONG_SETTINGS = {
+    "steps": (0, 1.5, True, "9"), "seed": (-1, 2**63, 0.5), "accumulate": (0,), "warmup_steps": (-1, 2.5, None),
+    "learning_rate": (-1, 0, math.nan, math.inf, "1e-3", 10**400), "final_share": (-0.1, 1.1, math.nan),
+    "decay_share": (-1, 2, None), "weight_decay": (-0.1, math.inf, "0"), "embedding_decay": (-1, math.nan),
+    "noise": (1, -0.1), "beta2": (1, -0.1, math.nan), "clip_norm": (-1, math.nan, None, "1", -math.inf),
+    "optimizer": ("sgd", None, ["adamw"]), "decay": ("square", 1), "sampling": ("all", np.ones(2)),
+    "precision": ("half", torch.float16), "compile": (1, "yes", None), "eval_every": (0,), "sample_tokens": (-3,),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SETTINGS)
+def test_every_setting_outside_its_range_is_named(name):
+    for value in WRONG_SETTINGS[name]:
+        with pytest.raises(ValueError, match=rf"(?s)TrainConfig\({name}=.*\): expected .*"):
             replace(CONFIG, **{name: value})
+
+
+def test_every_setting_has_a_range():
+    assert set(WRONG_SETTINGS) >= {field.name for field in fields(TrainConfig)} - {
+        "batch_size", "context", "eval_tokens", "sample_every"}, "these four are like the others named with them"
+
+
+def test_a_model_with_a_larger_vocabulary_than_the_tokenizer_shows_samples():
+    """Some pad the vocabulary to a multiple of 64. What the tokenizer does not know is shown as U+FFFD."""
+    tokenizer = corpus.load_tokenizer("course")
+    torch.manual_seed(0)
+    model = GPT(replace(MODEL, vocab_size=2 * tokenizer.vocab_size))
+    history = training.train(model, TRAIN, TEST, replace(CONFIG, sample_tokens=9), tokenizer=tokenizer, progress=False)
+    assert [step for step, _ in history.samples] == [0, 4, 8, 12] and "\ufffd" in history.samples[0][1]
+    with pytest.raises(ValueError, match="knows 0 to"):
+        tokenizer.decode([tokenizer.vocab_size])
+    with pytest.raises(ValueError, match="knows 0 to"):
+        tokenizer.decode([-1], unknown="?")
+    assert tokenizer.decode([*tokenizer.encode("Gulliver é"), 10**6], unknown="?") == "Gulliver é?"
 
 
 def test_an_exploding_loss_is_reported_before_it_spoils_the_weights():

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from helpers import training
-from helpers.machine import assets, checkpoint_files, checkpoints, kernels
+from helpers.machine import assets, checkpoint_files, checkpoints, kernels, locks
 from helpers.machine.checkpoints import CHECKPOINT, HISTORY
 from helpers.model import GPT, GPTConfig
 from tests.small import CONFIG, MODEL, TEST, TRAIN, new_model, train, uninterrupted, weights
@@ -177,11 +177,11 @@ def test_a_checkpoint_that_already_holds_numpys_numbers_is_read(trained, name):
 
 
 def test_a_second_run_into_the_same_folder_is_refused_and_told_of_the_first(tmp_path):
-    with checkpoints.only_run(tmp_path / "runs", resume=False):
+    with locks.only_run(tmp_path / "runs"):
         with pytest.raises(FileExistsError, match=rf"runs is in use: process {os.getpid()} on .*choose another folder"):
             train(out=tmp_path / "runs")
-        (tmp_path / "runs" / checkpoints.HOLDER).unlink()
-        with pytest.raises(FileExistsError, match="in use: another process trains"):
+        (tmp_path / "runs" / locks.HOLDER).unlink()
+        with pytest.raises(FileExistsError, match="in use: another process writes"):
             train(out=tmp_path / "runs")
     train(out=tmp_path / "runs")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [CHECKPOINT, HISTORY]
@@ -189,7 +189,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_told_of_the_first(tmp_
 
 def hold(folder):
     """What a process of the next test does: it trains into a folder, and never ends."""
-    with checkpoints.only_run(Path(folder), resume=False):
+    with locks.only_run(folder):
         print("training", flush=True)
         time.sleep(600)
 

@@ -1,22 +1,36 @@
-"""Any input gives a result or a ValueError: the corpus cleaner, the arguments of generate, checkpoints."""
+"""Any input gives the result of a plain reference, or a ValueError: texts, generate, caches, settings, checkpoints."""
 
+import copy
+import dataclasses
+import io
+import math
 import time
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from helpers import corpus, training
+from helpers.cache import KeyValueCache
 from helpers.generation import generate
 from helpers.machine.checkpoints import CHECKPOINT
-from helpers.model import GPT
-from tests.small import TINY, train
+from helpers.model import GPT, GPTConfig
+from helpers.parameters import meta_model
+from helpers.training import TrainConfig
+from tests.plain import assert_close, plain_logits
+from tests.small import CONFIG, TINY, train
+from tests.small import MODEL as MODEL_SHAPE
 
 # Every run has the same inputs and no deadline, so that a slow machine causes no failure.
 settings.register_profile("course", derandomize=True, deadline=None, database=None, max_examples=100,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("course")
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.complex_numbers(), st.just(10**400),
+    st.just([1]), st.just(torch.tensor(0.7)), st.just(torch.ones(2)), st.just(1e-310), st.just(5e-324))
 
 COURSE = corpus.load_tokenizer("course")
 STARS = [
@@ -79,11 +93,7 @@ def test_a_long_repetitive_text_is_cleaned_quickly(piece):
 
 torch.manual_seed(0)
 MODEL = GPT(TINY)
-ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.complex_numbers(), st.just(10**400),
-    st.just([1]), st.just(torch.tensor(0.7)), st.just(torch.ones(2)), st.just(1e-310), st.just(5e-324))
-RIGHT_IDS = st.tuples(st.integers(1, 2), st.integers(1, 20)).map(
-    lambda shape: torch.randint(TINY.vocab_size, shape, generator=torch.Generator().manual_seed(0)))
+BATCH_SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 20))
 WRONG = [
     torch.zeros(2, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), torch.zeros((), dtype=torch.int64),
     torch.zeros(1, 2, 3, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.int32),
@@ -91,21 +101,50 @@ WRONG = [
     torch.full((1, 3), 2**62), torch.zeros(1, 3, dtype=torch.int64, device="meta"), [[1, 2]], "text", None]
 WRONG_IDS = st.one_of(ODD, st.sampled_from(WRONG), st.just(torch.zeros(0, 4, dtype=torch.int64)))
 SETTINGS = {
-    "max_new_tokens": (st.integers(0, 4), ODD),
+    "max_new_tokens": (st.integers(0, 6), ODD),
     "temperature": (st.floats(0.01, 100), ODD),
-    "top_k": (st.one_of(st.none(), st.integers(1, 10**9)), ODD),
+    "top_k": (st.one_of(st.none(), st.just(1), st.integers(1, 10**9)), ODD),
     "top_p": (st.one_of(st.none(), st.floats(0.01, 1)), ODD),
-    "generator": (st.one_of(st.none(), st.integers(0, 99).map(lambda seed: torch.Generator().manual_seed(seed))), ODD),
     "use_cache": (st.booleans(), st.booleans()),
+    "attention_mask": (st.none(), st.one_of(ODD, st.just(torch.zeros(1, 3)))),
 }
+
+
+def random_ids(shape):
+    return torch.randint(TINY.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 @st.composite
 def arguments(draw):
-    """Arguments of generate, at most two of them odd."""
-    odd = draw(st.sets(st.sampled_from(["ids", *SETTINGS]), max_size=2))
+    """Arguments of generate, at most two of them odd, and often with prompts that are padded on the left."""
+    odd = draw(st.sets(st.sampled_from(["ids", "generator", *SETTINGS]), max_size=2))
+    ids = random_ids(draw(BATCH_SHAPES))
     chosen = {name: draw(strange if name in odd else usual) for name, (usual, strange) in SETTINGS.items()}
-    return {"ids": draw(WRONG_IDS if "ids" in odd else RIGHT_IDS), **chosen}
+    if "attention_mask" not in odd and draw(st.booleans()):
+        lengths = [draw(st.integers(1, ids.shape[1])) for _ in ids]
+        chosen["attention_mask"] = (torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor(lengths)[:, None]).long()
+    seed = draw(st.integers(0, 99))
+    generator = draw(ODD) if "generator" in odd else torch.Generator().manual_seed(seed)
+    return {"ids": draw(WRONG_IDS) if "ids" in odd else ids, "generator": generator, **chosen}, seed
+
+
+def plainly_generated(ids, max_new_tokens, temperature, top_k, top_p, generator):
+    """What generate() does, token by token, from raw tensors."""
+    for _ in range(int(max_new_tokens)):
+        logits = plain_logits(MODEL, ids[:, -TINY.n_positions :])[:, -1].double() / float(temperature)
+        order = logits.argsort(dim=-1, descending=True)
+        probabilities = logits.softmax(dim=-1)
+        if top_k is not None:
+            probabilities = probabilities.scatter(-1, order[:, int(top_k) :], 0.0) if top_k < TINY.vocab_size else (
+                probabilities)
+            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        if top_p is not None:
+            before = probabilities.gather(-1, order).cumsum(dim=-1) - probabilities.gather(-1, order)
+            kept = torch.zeros_like(probabilities).scatter(-1, order, (before < float(top_p)).double())
+            probabilities = probabilities * kept
+        drawn = torch.multinomial(probabilities.float(), 1, generator=generator)
+        ids = torch.cat([ids, logits.argmax(dim=-1, keepdim=True) if top_k == 1 else drawn], dim=1)
+    return ids
 
 
 @pytest.mark.parametrize("ids", WRONG, ids=str)
@@ -116,16 +155,131 @@ def test_ids_of_every_wrong_kind_are_refused(ids):
 
 @settings(max_examples=200)
 @given(arguments())
-def test_any_arguments_generate_or_are_refused(given_arguments):
+def test_any_arguments_generate_what_a_plain_loop_does_or_are_refused(given_arguments):
+    call, seed = given_arguments
     try:
-        ids = generate(MODEL, **given_arguments)
+        ids = generate(MODEL, **call)
     except ValueError as error:
-        names = ("ids", *SETTINGS)
-        assert str(error).startswith(names), str(error)
+        assert str(error).startswith(("ids", "generator", *SETTINGS)), str(error)
         return
-    before, new = given_arguments["ids"], int(given_arguments["max_new_tokens"])
-    assert ids.shape == (len(before), before.shape[1] + new) and torch.equal(ids[:, : before.shape[1]], before)
-    assert not ids.numel() or (0 <= ids.min() and ids.max() < TINY.vocab_size)
+    before, mask = call["ids"], call.pop("attention_mask")
+    assert ids.shape == (len(before), before.shape[1] + call["max_new_tokens"])
+    assert torch.equal(ids[:, : before.shape[1]], before)
+    if call["generator"] is None:
+        return  # nobody can repeat this text
+    call = {name: value for name, value in call.items() if name != "use_cache"}
+    call["generator"].manual_seed(seed)
+    lengths = [before.shape[1]] * len(before) if mask is None else mask.sum(dim=1).tolist()
+    for length in sorted(set(lengths)):
+        rows = [number for number, own in enumerate(lengths) if own == length]
+        if rows and len(before):
+            expected = plainly_generated(**{**call, "ids": before[rows, -length:]})
+            assert torch.equal(ids[rows, before.shape[1] - length :], expected)
+
+
+# The key/value cache
+
+
+@settings(max_examples=200)
+@given(BATCH_SHAPES, st.one_of(st.none(), ODD, st.integers(1, 16)), st.lists(st.integers(0, 7), max_size=14))
+def test_whatever_happens_to_a_cache_its_logits_are_those_of_a_full_pass(shape, capacity, events):
+    """Each event is a pass with the next token, but 1 stops it halfway, 2 gives it another batch, 3 two tokens, and 4
+    an id that no model has."""
+    ids = random_ids((shape[0], TINY.n_positions))
+    try:
+        cache = KeyValueCache(TINY, capacity)
+    except ValueError as error:
+        assert str(error).startswith("capacity=")
+        return
+    done, first = 0, min(shape[1], TINY.n_positions)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for event in events:
+        if done == TINY.n_positions:
+            break  # the random tokens end here
+        end = done + (1 if done else first)
+        new = {2: ids[:, done:end].repeat(2, 1), 3: ids[:, done : end + 1], 4: ids[:, done:end] + 10**6}.get(
+            event, ids[:, done:end])
+        hook = MODEL.transformer.h[1].attn.c_proj.register_forward_hook(stop) if event == 1 else None
+        try:
+            logits = MODEL(new, cache=cache)
+        except KeyboardInterrupt:
+            continue
+        except ValueError:
+            assert done and event in (2, 3) or event == 4 or done + new.shape[1] > cache.capacity
+            continue
+        finally:
+            assert hook is None or hook.remove() is None
+        if event == 2:  # the first pass decides which sequences the cache is of
+            ids = ids.repeat(2, 1)
+        end = done + new.shape[1]
+        assert_close(logits, plain_logits(MODEL, ids[:, :end])[:, done:])
+        done = end
+        assert cache.length == done <= cache.capacity
+
+
+# Configurations
+
+NUMBERS = st.one_of(
+    ODD, st.integers(-3, 70), st.floats(-2, 2), st.sampled_from([math.inf, -math.inf, math.nan, np.float32(0.5)]),
+    st.builds(np.int64, st.integers(-3, 70)), st.builds(np.float64, st.floats(-2, 2)), st.just(np.bool_(True)),
+    st.sampled_from(["adamw", "muon", "cosine", "linear", "random", "epochs", "auto", "fp32", np.str_("bf16")]))
+
+
+def drawn_fields(kind):
+    names = [field.name for field in dataclasses.fields(kind)]
+    return st.dictionaries(st.sampled_from(names), NUMBERS, max_size=4)
+
+
+def check_stored(config, given_fields):
+    """A configuration holds what was given, as plain Python, and a checkpoint gives it back."""
+    stored = dataclasses.asdict(config)
+    assert all(type(value) in (int, float, bool, str) for value in stored.values())
+    assert all(stored[name] == value for name, value in given_fields.items())
+    file = io.BytesIO()
+    torch.save(stored, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == stored
+
+
+@settings(max_examples=200)
+@given(drawn_fields(TrainConfig), st.integers(0, 400))
+def test_any_training_settings_have_a_plain_schedule_or_are_refused(given_fields, step):
+    try:
+        config = TrainConfig(**given_fields)
+    except ValueError as error:
+        assert any(str(error).startswith(f"TrainConfig({name}=") for name in given_fields), str(error)
+        return
+    check_stored(config, given_fields)
+    step = min(step, config.steps - 1)
+    start = max(config.warmup_steps, round((1 - config.decay_share) * config.steps))
+    height = 1.0
+    if step < config.warmup_steps:
+        expected = config.learning_rate * (step + 1) / config.warmup_steps
+    else:
+        if step > start:
+            share = (step - start) / (config.steps - start)
+            height = 1 - share if config.decay == "linear" else (1 + math.cos(math.pi * share)) / 2
+        expected = config.learning_rate * (config.final_share + (1 - config.final_share) * height)
+    assert config.learning_rate_at(step) == pytest.approx(expected)
+
+
+@settings(max_examples=200)
+@given(drawn_fields(GPTConfig))
+def test_any_shape_has_the_parameters_of_its_formula_or_is_refused(given_fields):
+    try:
+        config = GPTConfig(**{"n_layer": 1, **given_fields})
+    except ValueError as error:
+        assert str(error).startswith("GPTConfig("), str(error)
+        return
+    check_stored(config, given_fields)
+    if max(config.n_layer, config.vocab_size, config.n_positions, config.n_embd) > 10**6:
+        return  # such a model is not made
+    V, N, C, L = config.vocab_size, config.n_positions, config.n_embd, config.n_layer
+    expected = V * C * (2 - config.tie_word_embeddings) + N * C + L * (12 * C * C + 13 * C) + 2 * C
+    assert sum(parameter.numel() for parameter in meta_model(config).parameters()) == expected
 
 
 # Checkpoints
@@ -135,13 +289,14 @@ def test_any_arguments_generate_or_are_refused(given_arguments):
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     train(out=folder)
-    return folder, (folder / CHECKPOINT).read_bytes(), training.load_checkpoint(folder)["model"]
+    content, state = (folder / CHECKPOINT).read_bytes(), training.load_checkpoint(folder)
+    return lambda: (folder, content, state)  # a function, because its repr is short
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(st.data())
 def test_an_altered_checkpoint_is_refused_or_holds_the_same_weights(checkpoint, data):
-    folder, content, weights = checkpoint
+    folder, content, state = checkpoint()
     changed, end = bytearray(content), len(content) - 1
     places = st.one_of(st.integers(0, end), st.integers(end - 3000, end))  # the table of contents is at the end
     for place in data.draw(st.lists(places, min_size=1, max_size=3)):
@@ -150,6 +305,40 @@ def test_an_altered_checkpoint_is_refused_or_holds_the_same_weights(checkpoint, 
     try:
         loaded = training.load_checkpoint(folder)["model"]
     except ValueError as error:
-        assert "is damaged" in str(error)
+        assert "is damaged" in str(error) or "of another kind" in str(error)
         return
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state["model"].items())
+
+
+ENTRIES = st.one_of(ODD, st.just({}), st.just([]), st.just({"state": {}}), st.just(np.float64(0.5)), st.just((1, "a")))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_checkpoint_with_other_entries_is_refused_or_continues_as_it_should(checkpoint, data):
+    folder, content, state = checkpoint()
+    changed = copy.deepcopy(state)
+    for _ in range(data.draw(st.integers(1, 2))):
+        inside = data.draw(st.sampled_from(["", *(name for name, value in changed.items() if isinstance(value, dict))]))
+        inner = changed[inside] if inside else changed
+        if not inner:
+            continue
+        name = data.draw(st.sampled_from(list(inner)))
+        if data.draw(st.booleans()):
+            del inner[name]
+        else:
+            inner[name] = data.draw(ENTRIES)
+    torch.save(changed, folder / CHECKPOINT)
+    note(str({name: value for name, value in changed.items() if name not in ("model", "optimizer")}))
+    try:
+        loaded = training.load_trained(folder)
+    except ValueError as error:
+        assert str(folder) in str(error) and "elete" not in str(error)
+        return
+    assert all(torch.equal(tensor, state["model"][name]) for name, tensor in loaded.state_dict().items())
+    try:
+        _, history = train(dataclasses.replace(CONFIG, steps=13), model=GPT(MODEL_SHAPE), out=folder, resume=True)
+    except ValueError as error:
+        assert str(folder) in str(error)
+        return
+    assert len(history.train_loss) == 13 and math.isfinite(history.train_loss[-1])
