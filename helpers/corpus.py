@@ -20,10 +20,11 @@ END_OF_TEXT = "<|endoftext|>"
 # characters.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 OWN = {"library": "the library's tokenizer", "course": "the course's tokenizer"}  # those that ship with the course
-START_MARKER = re.compile(r"\*\*\*\s*START OF.*?\*\*\*", re.IGNORECASE | re.DOTALL)
-END_MARKER = re.compile(
-    r"(^[ \t]*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?\*\*\*\s*END OF", re.IGNORECASE | re.MULTILINE
-)
+# The lines around a book of Project Gutenberg; a title may go on for some lines. A marker inside a line is a quotation.
+START_MARKER = re.compile(r"^[ \t\ufeff]*\*\*\*[ \t]*START OF(?:[^\n]|\n(?![ \t\r]*(?:\n|\*\*\*))){0,400}?\*\*\*",
+                          re.IGNORECASE | re.MULTILINE)
+END_MARKER = re.compile(r"(^[ \t]*End of (the )?Project Gutenberg('s|’s)? [^\n]*\s*)?^[ \t]*\*\*\*[ \t]*END OF",
+                        re.IGNORECASE | re.MULTILINE)
 
 
 class Tokenizer:
@@ -161,21 +162,30 @@ def read_text(path):
 
 
 def strip_gutenberg(text):
-    """Cuts Project Gutenberg's header and licence, however their markers are spelled. Other texts only lose
-    surrounding white space.
+    """Cuts Project Gutenberg's header and licence, however their markers are spelled. The texts of several books in one
+    file follow each other. Texts without a START marker only lose surrounding white space.
 
-    Raises ValueError for a start without an end: the file is then cut short, and the licence cannot be told from the
-    book.
+    A visible line says how much is cut, unless it is one header and one licence. Raises ValueError for a marker without
+    its partner: the file is then cut short, and the licence cannot be told from the book.
     """
-    start = START_MARKER.search(text)
-    if start is None:
+    marks = sorted([*START_MARKER.finditer(text), *END_MARKER.finditer(text)], key=re.Match.start)
+    kinds = ["START" if mark.re is START_MARKER else "END" for mark in marks]
+    if "START" not in kinds:
         return text.strip()
-    end = END_MARKER.search(text, start.end())
-    if end is None:
-        raise ValueError(
-            "The text has Project Gutenberg's START marker but no END marker: the file is incomplete. Fetch it again."
-        )
-    return text[start.end() : end.start()].strip()
+    if kinds != ["START", "END"] * (len(kinds) // 2):
+        lines = [text.count("\n", 0, mark.end()) + 1 for mark in marks]
+        found = ", ".join(f"{kind} in line {line}" for kind, line in list(zip(kinds, lines))[:10])
+        raise ValueError(f"The text has Project Gutenberg's markers {found}. A START with no END marker, or an END "
+                         "with no START marker, means that a file is incomplete: fetch it again. In a text of your own, "
+                         "put a word before a marker that you quote.")
+    starts, ends = marks[::2], marks[1::2]
+    before, after = text[: starts[0].start()].strip(), text[ends[-1].end() :].partition("\n")[2].strip()
+    is_usual = re.match(r"\W*(The )?Project Gutenberg|$", before) and (not after or "eBooks" in after.split("\n\n")[-1])
+    if len(starts) > 1 or not is_usual:
+        left_out = len(text) - sum(end.start() - start.end() for start, end in zip(starts, ends))
+        print(f"Left out: {left_out:,} characters outside of the START and END markers of {len(starts)} "
+              f"book{'s' * (len(starts) > 1)}.")
+    return "\n\n".join(text[start.end() : end.start()].strip() for start, end in zip(starts, ends)).strip()
 
 
 def load_text(path, tokenizer="gpt2", title=None, is_stand_in=False):

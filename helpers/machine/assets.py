@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -28,6 +29,7 @@ GULLIVER_COMMIT = "1298a0284662e9d2d66ef0b1ce30a895cbe5d1d8"
 GULLIVER_URL = f"https://raw.githubusercontent.com/GITenberg/Gulliver-s-Travels_829/{GULLIVER_COMMIT}/829-0.txt"
 GULLIVER_SHA256 = "37e0bf90ce1c9d254bae3ea75be1b0233771b2e2c0a832dd1f85b8d6bfb86935"
 GUTENBERG_URL = "https://www.gutenberg.org/files/829/829-0.txt"  # regenerated from time to time: no stable hash
+BOTH_MARKERS = re.compile(r"^\s*\*\*\*[ \t]*START OF.*^\s*\*\*\*[ \t]*END OF", re.I | re.M | re.S)  # as in corpus.py
 
 # GPT-2's byte-pair encoding, under the names that tiktoken gives them: the sha1 of the address it fetches them from.
 TIKTOKEN_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
@@ -263,7 +265,7 @@ def gulliver():
     note = path.with_suffix(".sha256")
     if note.is_file() and _is_sound(path, note.read_text("ascii").strip(), in_cache=True):
         return Asset(path, f"{title} (gutenberg.org's current edition)")
-    if _download(GUTENBERG_URL, path, None) is None and _looks_like_gulliver(path):
+    if _download(GUTENBERG_URL, path, None) is None and _is_whole_book(path, 500_000, "GULLIVER"):
         write_atomically(note, lambda temporary: temporary.write_text(sha256(path), "ascii"))
         return Asset(path, f"{title} (gutenberg.org's current edition)")
     _remove(path)
@@ -279,18 +281,23 @@ def gutenberg(number):
     if not isinstance(number, int) or number < 1:
         raise ValueError(f"gutenberg({number!r}): expected the number of a book, such as 84.")
     name, path = f"pg{number}.txt", cache_folder() / "gutenberg" / f"pg{number}.txt"
-    if not path.is_file():
+    if not _is_whole_book(path):
+        _remove(path)
         problem = _download(f"https://www.gutenberg.org/cache/epub/{number}/{name}", path, None)
-        text = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
-        if problem or "START OF" not in text or "END OF" not in text:
-            path.unlink(missing_ok=True)
+        if problem or not _is_whole_book(path):
+            _remove(path)
             raise AssetUnavailable(f"gutenberg/{name}", problem or "the download is not a complete book")
     return Asset(path, f"Project Gutenberg's book {number}")
 
 
-def _looks_like_gulliver(path):
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return len(text) > 500_000 and "GULLIVER" in text and "START OF" in text and "END OF" in text
+def _is_whole_book(path, at_least=0, word=""):
+    """Whether a file is UTF-8 text with both markers of Project Gutenberg, and has a word and a length in
+    characters."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+    return BOTH_MARKERS.search(text) is not None and len(text) > at_least and word in text
 
 
 def gpt2_encoding_folder():

@@ -47,6 +47,63 @@ def test_an_incomplete_book_is_refused():
         corpus.strip_gutenberg("*** START OF THE PROJECT GUTENBERG EBOOK X ***\nCHAPTER I.")
 
 
+def library_of(number):
+    """Books as Project Gutenberg delivers them: [(file, body)]."""
+    licence = "Updated editions replace the old ones.\n\nProject Gutenberg sends news of new eBooks.\n"
+    spelled = [("*** START OF THE PROJECT GUTENBERG EBOOK {} ***", "*** END OF THE PROJECT GUTENBERG EBOOK {} ***"),
+               ("***START OF THE PROJECT GUTENBERG EBOOK {},\nA TALE***", "***END OF THIS EBOOK {}***"),
+               ("*** Start of this Project Gutenberg Ebook {} ***",
+                "End of Project Gutenberg's {}, by Nobody\n\n\n*** End of this Project Gutenberg Ebook {} ***")]
+    found = []
+    for n in range(number):
+        body, (start, end) = f"CHAPTER {n}.\n\nA ship *** left the port.\n\nThe end of book {n}.", spelled[n % 3]
+        found.append(("\n".join([f"The Project Gutenberg EBook of {n}\n", start.replace("{}", str(n)), "", body, "",
+                                 end.replace("{}", str(n)), licence]), body))
+    return found
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7])
+@pytest.mark.parametrize("between", ["", "\n", "\ufeff", "\n\n\ufeff"])
+def test_every_book_of_a_file_is_kept_in_order(tmp_path, capsys, number, between):
+    """cat a.txt b.txt > all.txt; each file may begin with a byte order mark."""
+    files, bodies = zip(*library_of(number))
+    (tmp_path / "all.txt").write_bytes(between.join(files).replace("\n", "\r\n").encode())
+    loaded = corpus.load_text(tmp_path / "all.txt", "course")
+    assert loaded.text == "\n\n".join(bodies) == "\n\n".join(map(corpus.strip_gutenberg, files))
+    output = capsys.readouterr().out  # of one book, only header and licence are cut, which needs no line
+    cut = len(between.join(files)) - sum(map(len, bodies))
+    assert output == "" if number == 1 else output.count("\n") == 1 and f"of {number} books" in output
+    assert number == 1 or abs(int(output.split()[2].replace(",", "")) - cut) <= 4 * number, "not all that is cut"
+
+
+def test_text_that_a_learner_adds_around_a_book_is_not_cut_silently(capsys):
+    (book, body), = library_of(1)
+    for text in (f"My notes.\n\n{book}", f"{book}\n\nMy notes.", f"On Project Gutenberg:\n{book}\n\nGutenberg!"):
+        assert corpus.strip_gutenberg(text) == body
+        assert "characters outside of the START and END markers of 1 book." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [
+    'Its files begin with "*** START OF THE PROJECT GUTENBERG EBOOK X ***" and\nend with "*** END OF ...". My notes.',
+    "My notes.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nMore notes.",
+    "My notes.\n*** START OF\n\n*** the next part\nMore notes.",
+    "A scene.\n***\nSTART OF ALL\n***\nEND OF ALL"])
+def test_a_text_that_quotes_a_marker_is_kept_whole(text):
+    assert corpus.strip_gutenberg(text) == text
+
+
+@pytest.mark.parametrize("order, message", [
+    ("SSE", "START in line 1, START in line 3, END in line 5"),
+    ("SEE", "START in line 1, END in line 3, END in line 5"),
+    ("ESE", "END in line 1, START in line 3, END in line 5"),
+    ("SES", "START in line 1, END in line 3, START in line 5"),
+])
+def test_markers_without_their_partners_are_refused(order, message):
+    lines = {"S": "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nA book.", "E": "*** END OF IT ***\nA licence."}
+    with pytest.raises(ValueError, match=f"{message}.*fetch it again.*put a word before a marker"):
+        corpus.strip_gutenberg("\n".join(lines[kind] for kind in order))
+
+
 def test_gulliver_has_the_known_number_of_tokens(real_files):
     gulliver = corpus.load_gulliver()
     assert not gulliver.is_stand_in

@@ -251,7 +251,14 @@ def test_a_gutenberg_book_is_downloaded_once_and_must_be_complete(web):
     web[address] = b"<html>You are a robot</html>"
     with pytest.raises(assets.AssetUnavailable, match="not a complete book"):
         assets.gutenberg(84)
-    assert not (assets.cache_folder() / "gutenberg" / "pg84.txt").exists()
+    cut_short = b"*** START OF THE EBOOK ***\r\nThe END OF the story is missin"
+    for content in (cut_short, cut_short + b"\r\n*** END OF THE EBOOK ***\r\n\xff"):  # the second is not UTF-8
+        web[address] = content
+        with pytest.raises(assets.AssetUnavailable, match="not a complete book"):
+            assets.gutenberg(84)
+    cached = assets.cache_folder() / "gutenberg" / "pg84.txt"
+    assert not cached.exists()
+    cached.write_bytes(cut_short)  # it is not used but downloaded again
     web[address] = b"*** START OF THE EBOOK ***\r\nIt was on a dreary night\r\n*** END OF THE EBOOK ***"
     assert corpus.load_text(assets.gutenberg(84).path, "course").text == "It was on a dreary night"
     del web[address]
