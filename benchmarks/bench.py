@@ -21,14 +21,13 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import tables
 from benchmarks.workers import ANSWER, WORKLOADS
 from helpers import pretrained
-from helpers.machine import kernels, runtime, timing
+from helpers.machine import kernels, limits, runtime, timing
 from helpers.model import GPT, GPTConfig
 from helpers.parameters import meta_model
 
@@ -192,7 +191,7 @@ def shares(task, arm, seconds, rates, work, setup):
 
 def check_memory(arms, size, device):
     """Ends the program if the free memory is not enough for all arms: each trains in a process of its own."""
-    needed, free = 4.5e9 * len(arms) if size == "gpt2" else 0, psutil.virtual_memory().available
+    needed, free = 4.5e9 * len(arms) if size == "gpt2" else 0, limits.memory()[0]
     if device == "cuda" and size == "gpt2":  # each arm keeps weights and Adam's state; one at a time keeps the rest
         is_large = shapes_for(size, device) is WORKLOADS[size]["cuda"]
         needed, free = 2.5e9 * len(arms) + (45e9 if is_large else 4e9), torch.cuda.mem_get_info()[0]

@@ -176,8 +176,8 @@ def strip_gutenberg(text):
         lines = [text.count("\n", 0, mark.end()) + 1 for mark in marks]
         found = ", ".join(f"{kind} in line {line}" for kind, line in list(zip(kinds, lines))[:10])
         raise ValueError(f"The text has Project Gutenberg's markers {found}. A START with no END marker, or an END "
-                         "with no START marker, means that a file is incomplete: fetch it again. In a text of your own, "
-                         "put a word before a marker that you quote.")
+                         "with no START marker, means that a file is incomplete: fetch it again. In your own text, put "
+                         "a word before a marker that you quote.")
     starts, ends = marks[::2], marks[1::2]
     before, after = text[: starts[0].start()].strip(), text[ends[-1].end() :].partition("\n")[2].strip()
     is_usual = re.match(r"\W*(The )?Project Gutenberg|$", before) and (not after or "eBooks" in after.split("\n\n")[-1])

@@ -42,6 +42,7 @@ def parse(arguments):
 def main(arguments=None):
     """The command line. Returns the exit status: 0, 1 after an error, or 130 after Ctrl-C."""
     options = parse(arguments)
+    runtime.use_allowed_threads()
     try:
         with parallel.joined() as ranks:
             history, result = train_as_asked(options, ranks)

@@ -80,12 +80,15 @@ def _packages():
 def _machine():
     import torch
 
-    from helpers.machine import runtime
+    from helpers.machine import limits, runtime
 
+    runtime.use_allowed_threads()
     device, memory = runtime.best_device(), ""
     if device.type == "cuda":
         memory = "; {:.1f} of {:.1f} GiB free".format(*(size / 2**30 for size in torch.cuda.mem_get_info()))
     yield "ok", "device", runtime.device_name(device) + memory, ""
+    if limit := limits.described():
+        yield "note", "processors", f"this process {limit}: times scatter, and training takes longer", ""
     size, asked = runtime.run_size(), os.environ.get("COURSE_SIZE")
     gpu = f"this computer has {'a' if size == 'full' else 'no'} CUDA GPU with 12 GB or more"
     why = "COURSE_SIZE says so" if asked else gpu
@@ -95,9 +98,14 @@ def _machine():
 def _memory():
     import psutil
 
-    memory = psutil.virtual_memory()
-    text = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    yield ("ok", "memory", text, "") if memory.available > 4e9 else ("note", "memory", text, "close other programs")
+    from helpers.machine import limits
+
+    available, total = limits.memory()
+    text = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    is_limited = total < psutil.virtual_memory().total
+    text += ", which is what this container may use" if is_limited else ""
+    to_do = "give the container more memory" if is_limited else "close other programs"
+    yield ("ok", "memory", text, "") if available > 4e9 else ("note", "memory", text, to_do)
 
 
 def _files():

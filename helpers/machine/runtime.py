@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from helpers.machine import limits
+
 RUN_SIZES = ("smoke", "laptop", "full")
 
 
@@ -62,13 +64,23 @@ def wait_for(device):
         torch.mps.synchronize()
 
 
+def use_allowed_threads():
+    """Lets PyTorch use no more threads than this process may use processors, and at least one. With more threads than a
+    quota allows, the system stops all of them for a part of each tenth of a second."""
+    allowed = max(1, int(limits.processors()))
+    if torch.get_num_threads() > allowed:
+        torch.set_num_threads(allowed)
+
+
 def device_name(device):
-    """The device in words, for captions."""
+    """The device in words, for captions. Of a CPU they say if a quota stops it from time to time."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    if quota := limits.pausing_quota(threads):
+        cpu += f" (a quota allows {quota:.3g} processors)"
     return {"mps": "Apple GPU (MPS)", "cpu": cpu}.get(device.type, device.type)
 
 
@@ -98,9 +110,15 @@ def computes_like_the_cpu(device):
 
 
 def describe():
-    """Prints one line about the device and versions of this notebook, and another if the device cannot be trusted."""
+    """Chooses the number of threads, prints one line about the device and versions of this notebook, and more if the
+    device or its times cannot be trusted."""
+    use_allowed_threads()
     versions, device = f"torch {torch.__version__}; Python {platform.python_version()}", best_device()
-    print(f"Ready: {device_name(device)}; run size {run_size()}; {versions}")
+    limit = f"; {words}" if (words := limits.described()) else ""
+    print(f"Ready: {device_name(device)}{limit}; run size {run_size()}; {versions}")
     if device.type != "cpu" and not computes_like_the_cpu(device):
         print(f"WRONG NUMBERS: attention on {device_name(device)} differs from the CPU's. Update PyTorch, or set "
               "COURSE_DEVICE=cpu and restart the kernel.")
+    if limits.pausing_quota(torch.get_num_threads()):
+        print("UNEVEN TIMES: a quota stops this CPU from time to time, so times that a notebook measures contain "
+              "pauses. Do not compare them.")

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import math
 import platform
 import re
 import statistics
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils import benchmark
 
-from helpers.machine import assets, runtime
+from helpers.machine import assets, limits, runtime
 
 RECORDS = assets.ROOT / "data" / "measurements"
 
@@ -74,6 +75,20 @@ def quartiles_of_ratios(seconds, others):
     return tuple(statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios, n=4, method="inclusive"))
 
 
+def slope(times, device):
+    """How a time grows between the two largest sizes of {size: Timing}: the slope on logarithmic axes, which is 1 for
+    proportional and 2 for quadratic.
+
+    Returns (median, lowest, highest), by the quartiles of both times. None where they cannot tell: the lowest and the
+    highest are more than 0.5 apart, more work seems to take less time, or a quota stops this CPU (notebook 03).
+    """
+    small, large = sorted(times)[-2:]
+    median, low, high = (math.log(after / before) / math.log(large / small) for before, after in
+                         zip((times[small].median, times[small].high, times[small].low), times[large]))
+    is_stopped = torch.device(device).type == "cpu" and limits.pausing_quota(torch.get_num_threads())
+    return None if is_stopped or high - low > 0.5 or median < 0 else (median, low, high)
+
+
 def times_faster(new, old, device="cpu"):
     """How many times faster new() is than old(), cautiously: the lower quartile of eleven rounds in turns."""
     seconds = in_turns({"new": new, "old": old}, 11, device)
@@ -81,10 +96,12 @@ def times_faster(new, old, device="cpu"):
 
 
 def origin(device):
-    """Where and when a measurement was made: {"device", "type", "threads" or "driver", "torch", "python", "date"}."""
+    """Where and when a measurement was made: {"device", "type", "threads" or "driver", "torch", "python", "date"}, and
+    "quota", in processors, if the CPU has one that is too small for its threads."""
     device = torch.device(device)
     if device.type == "cpu":
         name, own = runtime.processor_name() or platform.machine(), {"threads": torch.get_num_threads()}
+        own |= {"quota": quota} if (quota := limits.pausing_quota(own["threads"])) else {}
     else:
         name, own = runtime.device_name(device), {"driver": driver_version()} if device.type == "cuda" else {}
     return {"device": name, "type": device.type, **own, "torch": torch.__version__,

@@ -100,7 +100,7 @@ def test_a_text_that_quotes_a_marker_is_kept_whole(text):
 ])
 def test_markers_without_their_partners_are_refused(order, message):
     lines = {"S": "*** START OF THE PROJECT GUTENBERG EBOOK X ***\nA book.", "E": "*** END OF IT ***\nA licence."}
-    with pytest.raises(ValueError, match=f"{message}.*fetch it again.*put a word before a marker"):
+    with pytest.raises(ValueError, match=f"{message}.*fetch it again.*word before a marker"):
         corpus.strip_gutenberg("\n".join(lines[kind] for kind in order))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.machine import runtime
+from helpers.machine import limits, runtime
 
 
 def test_the_run_size_comes_from_the_environment(monkeypatch):
@@ -37,6 +37,7 @@ def test_only_a_large_gpu_in_use_means_full(monkeypatch, gigabytes, device, expe
 
 
 def test_the_description_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(limits, "cpu_quota", lambda: None)
     monkeypatch.setenv("COURSE_DEVICE", "cpu")
     runtime.describe()
     output = capsys.readouterr().out
@@ -57,6 +58,7 @@ def test_a_device_with_wrong_attention_is_noticed(monkeypatch):
 
 def test_the_setup_cell_warns_of_such_a_device(monkeypatch, capsys):
     monkeypatch.setattr(runtime, "best_device", lambda: torch.device("mps"))
+    monkeypatch.setattr(limits, "cpu_quota", lambda: None)
     for is_right, lines in ((True, 1), (False, 2)):
         monkeypatch.setattr(runtime, "computes_like_the_cpu", lambda device, is_right=is_right: is_right)
         runtime.describe()

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from helpers.machine import runtime, timing
+from helpers.machine import limits, runtime, timing
 
 
 def test_the_clock_measures_how_long_a_run_takes():
@@ -37,6 +37,24 @@ def test_a_timing_has_three_digits_and_a_unit(seconds, text):
 
 def test_a_timing_near_a_thousand_needs_no_exponent():
     assert str(timing.Timing(0.997, 0.994, 0.9996)) == "997 ms (994 to 1,000)"
+
+
+def test_a_slope_is_inconclusive_where_the_times_cannot_tell(monkeypatch):
+    monkeypatch.setattr(limits, "cpu_quota", lambda: None)
+
+    def curve(*times):  # {size: Timing}; its right end is at the sizes 100 and 200
+        return {10: timing.Timing(9, 9, 9), 200: timing.Timing(*times[1]), 100: timing.Timing(*times[0])}
+
+    assert timing.slope(curve((1, 1, 1), (4, 4, 4)), "cpu") == pytest.approx((2, 2, 2))
+    assert timing.slope(curve((1, 0.95, 1.05), (2, 1.9, 2.1)), "cpu") == pytest.approx((1, 0.856, 1.144), abs=1e-3)
+    assert timing.slope(curve((1, 0.8, 1.2), (2, 1.6, 2.4)), "cpu") is None  # 0.4 to 1.6
+    assert timing.slope(curve((8.28, 6.06, 8.34), (7.89, 7.84, 10.9)), "cpu") is None  # measured under a quota
+    assert timing.slope(curve((1, 1, 1), (0.9, 0.9, 0.9)), "cpu") is None  # more work cannot take less time
+    monkeypatch.setattr(limits, "cpu_quota", lambda: torch.get_num_threads() - 0.5)
+    assert timing.slope(curve((1, 1, 1), (4, 4, 4)), "cpu") is None
+    assert timing.slope(curve((1, 1, 1), (4, 4, 4)), "cuda") == pytest.approx((2, 2, 2))  # of another machine, recorded
+    monkeypatch.setattr(limits, "cpu_quota", lambda: float(torch.get_num_threads()))
+    assert timing.slope(curve((1, 1, 1), (4, 4, 4)), "cpu") == pytest.approx((2, 2, 2))
 
 
 def test_functions_run_in_turns_and_the_first_round_does_not_count(monkeypatch):

@@ -2,11 +2,11 @@
 
 import json
 
-import psutil
 import pytest
 import torch
 
 from benchmarks import bench, tables, workers
+from helpers.machine import limits
 
 ROWS = [
     dict(zip(("task", "arm", "seconds", "memory", "difference", "share", "of"), row))
@@ -109,7 +109,7 @@ def test_the_peak_is_that_of_the_faster_setting(monkeypatch, faster):
 
 
 def test_what_cannot_work_is_reported_at_once(monkeypatch, capsys):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 6e9}))
+    monkeypatch.setattr(limits, "memory", lambda: (6e9, 32e9))
     with pytest.raises(SystemExit, match="3 arms need about 14 GB of free memory, and 6 GB are free.*--arms hf course"):
         bench.check_memory(["hf", "hf_tuned", "course"], "gpt2", "cpu")
     bench.check_memory(["hf", "hf_tuned", "course"], "small", "cpu")
