@@ -4,6 +4,7 @@ baselines (notebook 07)."""
 import base64
 import functools
 import math
+import operator
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import tiktoken
 import torch
 
 from helpers.machine import assets
+from helpers.machine.settings import is_whole
 
 END_OF_TEXT = "<|endoftext|>"
 # How GPT-2 splits a text before it merges bytes: contractions, words with their leading space, numbers, other
@@ -46,7 +48,11 @@ class Tokenizer:
 
         unknown: what to write for ids from vocab_size on; without it they raise ValueError, as negative ids do.
         """
-        ids = ids.tolist() if isinstance(ids, torch.Tensor) else list(ids)
+        try:
+            ids = [operator.index(i) for i in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
+        except TypeError:
+            raise ValueError("decode() expects ids, whole numbers in a list or a 1-D tensor. Of a batch, take one "
+                             "sequence: ids[0].") from None
         if unknown is not None and ids and min(ids) >= 0:
             pieces = {i: unknown.encode() for i in ids if i >= self.vocab_size}
             pieces |= {i: self.encoding.decode_single_token_bytes(i) for i in {*ids} - {*pieces}}
@@ -215,7 +221,7 @@ def random_batch(ids, batch_size, context, generator=None, device=None):
     ids are).
     Raises ValueError when the text is empty or too short for one sequence and its targets.
     """
-    check_length(ids, context)
+    check_length(ids, context, batch_size)
     starts = torch.randint(len(ids) - context, (batch_size, 1), generator=generator)  # (B, 1)
     positions = (starts + torch.arange(context)).to(ids.device)  # (B, 1) + (T,) -> (B, T)
     return ids[positions].to(device), ids[positions + 1].to(device)
@@ -229,6 +235,7 @@ def epoch_batch(ids, batch_size, context, step, seed=0):
     random token, so that windows of different epochs differ. The same seed and step give the same batch, so a run that
     was stopped goes on with the batches of an uninterrupted run. Raises ValueError when ids have too few windows.
     """
+    check_counts(batch_size=batch_size, context=context)
     per_epoch = (len(ids) - context) // context // batch_size  # batches; the windows left over are not used
     if per_epoch < 1:
         raise ValueError(f"The text has {len(ids)} tokens; a batch of {batch_size} windows of {context} tokens laid "
@@ -283,13 +290,24 @@ def expected_coverage(N, T, draws):
     return (1 - missed).mean().item()
 
 
-def check_length(ids, context):
-    """Raises ValueError unless a sequence of `context` tokens and its targets fit into ids."""
+def check_length(ids, context, batch_size=1):
+    """Raises ValueError unless ids are one sequence (N,), into which `context` tokens and their targets fit."""
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 1:
+        raise ValueError(f"ids are a {type(ids).__name__} of the shape {tuple(getattr(ids, 'shape', ()))}; expected "
+                         "one sequence, a tensor (N,): torch.tensor(ids).")
+    check_counts(context=context, batch_size=batch_size)
     if len(ids) <= context:
         raise ValueError(
             f"The text has {len(ids)} tokens; sequences of {context} tokens and their targets need at least "
             f"{context + 1}. Use a longer text or a shorter context."
         )
+
+
+def check_counts(**counts):
+    """Raises ValueError unless all arguments are whole numbers of at least 1."""
+    for name, value in counts.items():
+        if not is_whole(value) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a whole number of at least 1.")
 
 
 def check_training_data(train_ids, validation_ids, shape, config, processes=1):
@@ -300,10 +318,10 @@ def check_training_data(train_ids, validation_ids, shape, config, processes=1):
         raise ValueError(f"batch_size={config.batch_size} cannot be divided into {processes} (processes) x "
                          f"{config.accumulate} (accumulate) equal parts. Use a multiple of {parts}.")
     for name, ids, context in (("train_ids", train_ids, config.context), ("validation_ids", validation_ids, 1)):
-        if ids.ndim != 1 or ids.dtype != torch.int64 or ids.device.type != "cpu":
+        check_length(ids, context)
+        if ids.dtype != torch.int64 or ids.device.type != "cpu":
             raise ValueError(f"{name}: {tuple(ids.shape)}, {ids.dtype}, on {ids.device}; expected one sequence (N,) of "
                              "torch.int64 on the CPU.")
-        check_length(ids, context)
         if ids.min() < 0 or ids.max() >= shape.vocab_size:
             raise ValueError(f"{name} run from {ids.min()} to {ids.max()}; the model knows 0 to "
                              f"{shape.vocab_size - 1}. Give GPTConfig the tokenizer's vocab_size.")

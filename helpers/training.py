@@ -130,6 +130,7 @@ def evaluate(model, ids, context, batch_size=16, precision="auto", ranks=paralle
     With several ranks each measures its share of the windows, and all get the mean.
     """
     corpus.check_length(ids, 1)
+    corpus.check_counts(context=context, batch_size=batch_size)
     device = next(model.parameters()).device
     whole = (len(ids) - 1) // context * context
     inputs, targets = (part.view(-1, context).split(batch_size) for part in (ids[:whole], ids[1 : whole + 1]))

@@ -5,7 +5,6 @@ A message advises deleting a file only if no other reader could read it.
 
 import contextlib
 import errno
-import pickle
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -42,7 +41,7 @@ def load_checkpoint(out, kind, **settings):
         if isinstance(error, MemoryError) or memory.is_out_of_memory(error):
             raise MemoryError(f"{path} needs more memory than is free. Close other programs and notebooks.") from error
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if not isinstance(error, pickle.UnpicklingError):
+        if type(error).__name__ != "UnpicklingError":  # which weights_only raises for anything but data
             raise ValueError(f"{path} is damaged ({reason}). Delete it and train again.") from error
         raise ValueError(f"{path} is whole, but it was not read: it holds more than weights, settings and numbers, "
                          f"which could be a stranger's code ({reason}). Move it away, or "

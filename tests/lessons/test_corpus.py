@@ -1,5 +1,6 @@
 """Text and tokens: the book as the course uses it, other files, batches, and the n-gram baselines."""
 
+import functools
 import itertools
 import math
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import corpus
+from helpers import corpus, training
 from helpers.machine import assets
+from tests import small
 
 pytestmark = pytest.mark.offline
 
@@ -317,3 +319,22 @@ def test_a_share_of_the_tokens_is_replaced():
     assert 0.17 < (noisy != ids).float().mean() < 0.23 and 0 <= noisy.min() and noisy.max() < 1000
     assert noisy[noisy != 7].unique().numel() > 500  # not one and the same token
     assert torch.equal(corpus.replace_some(ids, 0.0, 1000), ids)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"ids": [1, 2, 3]}, "ids are a list .* a tensor"), ({"ids": np.arange(99)}, "ids are a ndarray of the shape .99"),
+    ({"ids": torch.zeros(9, 99, dtype=torch.int64)}, "shape .9, 99.; expected one sequence"),
+    ({"batch_size": 0}, "batch_size=0"), ({"batch_size": -1}, "batch_size=-1"), ({"batch_size": 2.5}, "batch_size=2.5"),
+    ({"context": 0}, "context=0"), ({"context": 2.0}, "context=2.0"), ({"context": True}, "context=True"),
+])
+@pytest.mark.parametrize("function", [corpus.random_batch, functools.partial(training.evaluate, small.new_model())],
+                         ids=["draw", "evaluate"])
+def test_ids_and_sizes_of_batches_that_make_no_sense_are_named(function, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        function(**{"ids": torch.arange(99) % 64, "batch_size": 2, "context": 4, **wrong})
+
+
+@pytest.mark.parametrize("ids", [torch.zeros(1, 3, dtype=torch.int64), [1.5], "abc", torch.tensor([0.5]), 7], ids=str)
+def test_what_is_no_sequence_of_ids_is_not_decoded(ids):
+    with pytest.raises(ValueError, match=r"expects ids.* take one sequence: ids\[0\]"):
+        corpus.load_tokenizer("course").decode(ids)
