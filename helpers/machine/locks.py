@@ -51,8 +51,18 @@ def only_run(folder):
         lock.release()
 
 
+@contextlib.contextmanager
 def changing(path):
-    """A context in which no other process of this computer changes a small file. Raises OSError if one does for more
-    than PATIENCE seconds."""
+    """A context in which no other process of this user on this computer changes a small file. Raises OSError if one
+    does for more than PATIENCE seconds. Where no lock can be made, there is none."""
     name = sha256(str(Path(path).resolve()).encode()).hexdigest()[:16]
-    return filelock.FileLock(Path(tempfile.gettempdir(), f"gpt2-from-the-inside-{name}.lock"), timeout=PATIENCE)
+    user = getattr(os, "getuid", int)()  # Windows gives each user a folder for temporary files
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = filelock.FileLock(Path(tempfile.gettempdir(), f"gpt2-from-the-inside-{user}-{name}.lock"))
+            stack.enter_context(lock.acquire(timeout=PATIENCE))
+        except filelock.Timeout:
+            raise
+        except OSError:
+            pass
+        yield

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 import threading
 import time
 
@@ -11,6 +12,7 @@ from helpers.course import progress as module
 from helpers.course.checking import Exercise, NotYet
 from helpers.course.exercises import nb00, nb01
 from helpers.course.progress import progress
+from helpers.machine import locks
 
 
 @pytest.fixture
@@ -46,6 +48,21 @@ def test_notebooks_that_record_at_the_same_time_lose_nothing(file, monkeypatch):
     for thread in threads:
         thread.join()
     assert states(file) == dict.fromkeys(names, "solved")
+
+
+def test_without_a_folder_for_locks_progress_is_saved_all_the_same(file, monkeypatch):
+    def fail():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    assert module.record("nb00.shares", True) and states(file) == {"nb00.shares": "solved"}
+
+
+def test_a_lock_that_another_process_holds_is_named_and_stops_nothing(file, monkeypatch, capsys):
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    with locks.changing(file):
+        assert not module.record("nb00.shares", True)
+    assert "Your progress was not saved." in capsys.readouterr().out
 
 
 def test_the_official_solution_is_not_the_learners_progress(file, capsys):
