@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.machine import assets
+from helpers.machine import assets, hosts
 from helpers.model import GPT
 from tests.small import TINY
 
@@ -60,7 +60,9 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COURSE_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    remembered = (assets.reachable_hosts, assets._say_once)  # a test may replace these functions
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    remembered = (hosts.problems, assets._say_once)  # a test may replace these functions
     for function in remembered:
         function.cache_clear()
     yield tmp_path

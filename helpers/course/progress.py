@@ -8,12 +8,12 @@ import argparse
 import functools
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
 from helpers.course.display import show_table
 from helpers.machine import assets, locks
+from helpers.machine.variables import setting
 
 DRIVE = Path("/content/drive/MyDrive")  # Google Drive, where Colab has mounted it
 FILE = "gpt2-from-the-inside-progress.json"
@@ -23,8 +23,8 @@ SYMBOLS = {SOLVED: "●", TRIED: "◐", None: "○"}
 
 def path():
     """The learner's file: COURSE_PROGRESS, or on Google Drive if it is mounted, or in the course's folder."""
-    if chosen := os.environ.get("COURSE_PROGRESS"):
-        return Path(chosen)
+    if chosen := setting("COURSE_PROGRESS"):
+        return Path(chosen).expanduser()
     return (DRIVE if DRIVE.is_dir() else assets.ROOT) / FILE
 
 
@@ -60,7 +60,7 @@ def record(exercise, is_solved):
             if states.get(exercise) != state:
                 write({**states, exercise: state})
     except (OSError, ValueError) as error:
-        _say_once(f"Your progress was not saved. {error}")
+        _say_once(f"Your progress was not saved. {error} COURSE_PROGRESS may name another file.")
         return False
     return True
 

@@ -1,9 +1,10 @@
 """Where the course's files come from: finding, downloading and verifying them (for learners: docs/questions.md).
 
 Every file is looked for in the same order: the folder named by COURSE_ASSETS (read only) -> the course's cache
-(data/cache, or the folder named by COURSE_CACHE) -> the internet -> the stand-in that ships in data/, which one
-visible line announces.
-A file whose sha256 is wrong is never used: it is named, removed from the cache and downloaded again.
+(data/cache, or the folder named by COURSE_CACHE) -> the learner's own cache of the library concerned -> the internet ->
+the stand-in that ships in data/, which one visible line announces.
+A file whose sha256 is wrong is never used: it is named, removed from the cache and downloaded again. One that cannot
+be read is named too, and the next place is tried.
 """
 
 import functools
@@ -13,14 +14,15 @@ import os
 import re
 import shutil
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import pooch
 import requests
+
+from helpers.machine.hosts import HUB, HUB_HOST, PATIENCE, reachable_hosts, why_not
+from helpers.machine.variables import setting
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
@@ -51,8 +53,6 @@ GPT2_FILES = {
     "model.safetensors": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
 }
 
-HOSTS = ("raw.githubusercontent.com", "www.gutenberg.org", "openaipublic.blob.core.windows.net", "huggingface.co")
-PATIENCE = 2.5  # seconds to wait for all hosts together
 STALL = 10  # seconds without a byte after which a download is given up
 logging.getLogger("pooch").setLevel(logging.WARNING)
 
@@ -86,21 +86,21 @@ class AssetDamaged(RuntimeError):
 
 def assets_folder():
     """The learner's own folder of files (COURSE_ASSETS), or None. Raises NotADirectoryError if it does not exist."""
-    if not os.environ.get("COURSE_ASSETS"):
+    named = setting("COURSE_ASSETS")
+    if not named:
         return None
-    folder = Path(os.environ["COURSE_ASSETS"]).expanduser()
+    folder = Path(named).expanduser()
     folder = folder if folder.is_absolute() else (ROOT / folder).resolve()
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"COURSE_ASSETS={os.environ['COURSE_ASSETS']}: there is no folder {folder}. Correct it or unset it."
-        )
+    if not os.path.isdir(folder):  # also False where this user may not look
+        raise NotADirectoryError(f"COURSE_ASSETS={named}: there is no folder {folder} that you may read. "
+                                 "Correct it or unset it.")
     return folder
 
 
 def cache_folder():
     """Where downloads are kept: COURSE_CACHE, or data/cache."""
-    folder = Path(os.environ.get("COURSE_CACHE") or DATA / "cache").expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
+    folder = Path(setting("COURSE_CACHE") or DATA / "cache").expanduser().resolve()
+    if os.path.exists(folder) and not folder.is_dir():
         raise NotADirectoryError(f"The cache {folder} is not a folder. Delete it, or set COURSE_CACHE.")
     return folder
 
@@ -154,43 +154,29 @@ def write_atomically(path, write):
         ) from error
 
 
-@functools.cache
-def reachable_hosts():
-    """Which of HOSTS answer. All are asked at the same time, once per process, so being offline costs PATIENCE at most.
-
-    Each host has a thread, because a library's timeout covers neither a slow name lookup nor a network that swallows
-    everything.
-    """
-    if os.environ.get("COURSE_OFFLINE", "0") not in ("", "0"):
-        return frozenset()
-    answered = set()
-
-    def ask(host):
-        try:
-            requests.head(f"https://{host}", timeout=PATIENCE)
-            answered.add(host)
-        except requests.RequestException:
-            pass
-
-    threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in HOSTS]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return frozenset(answered)
-
-
 def _is_sound(path, expected, in_cache):
     """Whether a file exists and has the expected hash. A wrong one is named, and removed from the cache."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return False
+        if sha256(path) == expected:
+            return True
+    except OSError as error:  # another user's file, or a disk that fails
+        print(printable(f"UNREADABLE: {path} ({error.strerror}). It is not used: its owner can make it readable "
+                        "(chmod a+r), or COURSE_CACHE may name another folder."))
         return False
-    if sha256(path) == expected:
-        return True
     removed = in_cache and _remove(path)
     what_now = "It was removed from the cache." if removed else "It is not used: replace it or delete it."
     print(printable(f"DAMAGED: {path} does not have the expected sha256 {expected[:12]}…. {what_now}"))
     return False
+
+
+def _text(path):
+    """A file's text, or "" where there is no file, it cannot be read or it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _remove(path):
@@ -207,10 +193,11 @@ def _download(url, path, expected):
     sentence."""
     host = url.split("/")[2]
     if host not in reachable_hosts():
-        return f"{host} does not answer"
+        return why_not(host)
     try:
         downloader = pooch.HTTPDownloader(progressbar=True, timeout=(PATIENCE, STALL))
         pooch.retrieve(url, expected and f"sha256:{expected}", fname=path.name, path=path.parent, downloader=downloader)
+        path.chmod(path.parent.stat().st_mode & 0o666)  # pooch's file is its owner's only; now: as the folder
     except requests.RequestException as error:  # these are OSErrors too
         return f"{url}: {_first_line(error)}"
     except ValueError:
@@ -220,17 +207,17 @@ def _download(url, path, expected):
     return None
 
 
-def locate(folder, files):
+def locate(folder, files, elsewhere=()):
     """The folder that holds all files, after downloading what is missing.
 
-    folder: its name in COURSE_ASSETS and in the cache. files: {file name: (address, sha256)}.
-    Raises AssetUnavailable when they are nowhere and cannot be downloaded.
+    folder: its name in COURSE_ASSETS and in the cache. files: {file name: (address, sha256)}. elsewhere: further
+    folders that may hold them, and are only read. Raises AssetUnavailable when they are nowhere and cannot be
+    downloaded.
     """
     own_folder = assets_folder()
-    if own_folder and all(
-        [_is_sound(own_folder / folder / name, expected, in_cache=False) for name, (_, expected) in files.items()]
-    ):
-        return own_folder / folder
+    for place in [*([own_folder / folder] if own_folder else []), *elsewhere]:
+        if all([_is_sound(place / name, expected, in_cache=False) for name, (_, expected) in files.items()]):
+            return place
     cached = cache_folder() / folder
     for name, (url, expected) in files.items():
         if not _is_sound(cached / name, expected, in_cache=True):
@@ -263,7 +250,7 @@ def gulliver():
     # The second source has no stable hash. The first download is checked by its contents, later ones by its hash.
     path = cache_folder() / "gulliver" / "gutenberg.txt"
     note = path.with_suffix(".sha256")
-    if note.is_file() and _is_sound(path, note.read_text("ascii").strip(), in_cache=True):
+    if (known := _text(note).strip()) and _is_sound(path, known, in_cache=True):
         return Asset(path, f"{title} (gutenberg.org's current edition)")
     if _download(GUTENBERG_URL, path, None) is None and _is_whole_book(path, 500_000, "GULLIVER"):
         write_atomically(note, lambda temporary: temporary.write_text(sha256(path), "ascii"))
@@ -293,47 +280,57 @@ def gutenberg(number):
 def _is_whole_book(path, at_least=0, word=""):
     """Whether a file is UTF-8 text with both markers of Project Gutenberg, and has a word and a length in
     characters."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return False
+    text = _text(path)
     return BOTH_MARKERS.search(text) is not None and len(text) > at_least and word in text
 
 
 def gpt2_encoding_folder():
     """A folder that tiktoken can read GPT-2's byte-pair encoding from. Raises AssetUnavailable if there is none."""
     files = {name: (TIKTOKEN_URL + original, expected) for name, (original, expected) in TIKTOKEN_FILES.items()}
-    return locate("tiktoken", files)
+    caches = filter(None, map(setting, ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")))  # as tiktoken reads them
+    return locate("tiktoken", files, map(Path, caches))
 
 
 def gpt2_weights():
     """A folder with config.json and model.safetensors of GPT-2 small, or of this course's GPT-2 (notebook 04)."""
-    title, own_folder, problem = "GPT-2 small (124M, OpenAI)", assets_folder(), "huggingface.co does not answer"
-    own_cache = cache_folder() / "hub"
+    title, own_folder, own_cache = "GPT-2 small (124M, OpenAI)", assets_folder(), cache_folder() / "hub"
     # None is the learner's own Hugging Face cache.
     for cache in [*([own_folder / "hub"] if own_folder else []), own_cache, None]:
         for revision in (GPT2_REVISION, "main"):
-            paths = [
-                huggingface_hub.try_to_load_from_cache(GPT2_REPOSITORY, name, cache, revision) for name in GPT2_FILES
-            ]
-            if all(isinstance(path, str) for path in paths):
-                checks = zip(map(Path, paths), GPT2_FILES.values())
-                if all([_is_sound(path, expected, in_cache=cache == own_cache) for path, expected in checks]):
-                    return Asset(Path(paths[0]).parent, title)
-    if "huggingface.co" in reachable_hosts():
+            if folder := _in_hub_cache(cache, revision, in_cache=cache == own_cache):
+                return Asset(folder, title)
+    if HUB_HOST in reachable_hosts():
         try:
             fetched = [_fetch_from_hub(name, expected, own_cache) for name, expected in GPT2_FILES.items()]
             return Asset(fetched[0].parent, title)
         except Exception as error:  # each of the hub's transports raises errors of its own kind
-            problem = f"{type(error).__name__}: {_first_line(error)}"
+            problem = f"{HUB_HOST}: {type(error).__name__}: {_first_line(error)}"
+            problem += "; renew HF_TOKEN or unset it" * ("401" in problem)
+    else:
+        problem = why_not(HUB_HOST)
     return stand_in(Path("gpt2-course"), "the course's GPT-2 (data/gpt2-course)", title, problem)
 
 
+def _in_hub_cache(cache, revision, in_cache):
+    """The folder of GPT-2 small in a cache of the hub's, if both files are there and sound, else None."""
+    try:
+        paths = [huggingface_hub.try_to_load_from_cache(GPT2_REPOSITORY, name, cache, revision) for name in GPT2_FILES]
+    except OSError:  # another user's cache
+        return None
+    if all(isinstance(path, str) for path in paths):
+        checks = zip(map(Path, paths), GPT2_FILES.values())
+        if all([_is_sound(path, expected, in_cache) for path, expected in checks]):
+            return Path(paths[0]).parent
+    return None
+
+
 def _fetch_from_hub(name, expected, cache):
-    """A file of GPT-2 small from huggingface.co. A damaged one is downloaded a second time; then OSError."""
+    """A file of GPT-2 small from the hub. A damaged one is downloaded a second time; then OSError."""
+    token = None if setting("HF_ENDPOINT") else False  # huggingface.co refuses an expired token, and needs none here
     for again in (False, True):
         path = huggingface_hub.hf_hub_download(
-            GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=cache, force_download=again
+            GPT2_REPOSITORY, name, revision=GPT2_REVISION, cache_dir=cache, force_download=again, endpoint=HUB,
+            token=token,
         )
         if _is_sound(Path(path), expected, in_cache=True):
             return Path(path)

@@ -16,6 +16,8 @@ import textwrap
 from pathlib import Path
 from unittest import mock
 
+from helpers.machine.variables import OWN, setting
+
 ROOT = Path(__file__).resolve().parents[2]
 IN_NOTEBOOK = "ipykernel" in sys.modules
 # Blocks of requirements.txt that no cell needs.
@@ -77,6 +79,11 @@ def _packages():
         yield mark, "packages", "; ".join(wrong.values()), _pip(*(wrong if len(wrong) < 6 else ["-r requirements.txt"]))
 
 
+def _settings():
+    for name in sorted(name for name in os.environ if name.startswith("COURSE_") and name not in OWN):
+        yield "note", "settings", f"{name} is no setting of the course", f"one of {', '.join(OWN[:-1])}?"
+
+
 def _machine():
     import torch
 
@@ -89,7 +96,7 @@ def _machine():
     yield "ok", "device", runtime.device_name(device) + memory, ""
     if limit := limits.described():
         yield "note", "processors", f"this process {limit}: times scatter, and training takes longer", ""
-    size, asked = runtime.run_size(), os.environ.get("COURSE_SIZE")
+    size, asked = runtime.run_size(), setting("COURSE_SIZE")
     gpu = f"this computer has {'a' if size == 'full' else 'no'} CUDA GPU with 12 GB or more"
     why = "COURSE_SIZE says so" if asked else gpu
     yield "ok", "run size", f"{size}, since {why}", ""
@@ -116,7 +123,7 @@ def _files():
 
 
 def _assets():
-    from helpers.machine import assets
+    from helpers.machine import assets, hosts
 
     cache, closed, stand_ins = assets.cache_folder(), "", False
     try:
@@ -128,20 +135,20 @@ def _assets():
     except OSError as error:
         closed = f"the cache cannot be written ({error.strerror})"
         yield "note", "cache", f"{cache}: {closed}", "set COURSE_CACHE to a folder that you can write to"
-    for label, find, hosts, size, instead in (
-        ("book", assets.gulliver, assets.HOSTS[:2], "0.6 MB", "“The Brass Yard” (data/voyage.txt)"),
-        ("tokenizer", assets.gpt2_encoding_folder, assets.HOSTS[2:3], "1.5 MB", "the course's (data/course.tiktoken)"),
-        ("GPT-2 weights", assets.gpt2_weights, assets.HOSTS[3:], "548 MB", "the course's GPT-2 (data/gpt2-course)"),
+    for label, find, sources, size, instead in (
+        ("book", assets.gulliver, hosts.HOSTS[:2], "0.6 MB", "“The Brass Yard” (data/voyage.txt)"),
+        ("tokenizer", assets.gpt2_encoding_folder, hosts.HOSTS[2:3], "1.5 MB", "the course's (data/course.tiktoken)"),
+        ("GPT-2 weights", assets.gpt2_weights, hosts.HOSTS[3:], "548 MB", "the course's GPT-2 (data/gpt2-course)"),
     ):
         path, damaged = _search(find)
         yield from (("note", label, line, "") for line in damaged)
         if path:
             yield "ok", label, path, ""
-        elif not closed and (answering := [host for host in hosts if host in assets.reachable_hosts()]):
+        elif not closed and (answering := [host for host in sources if host in assets.reachable_hosts()]):
             yield "ok", label, f"will be downloaded from {answering[0]} ({size}) when a notebook first needs it", ""
         else:
             stand_ins = True
-            yield "note", label, f"stand-in: {instead}, because {closed or f'{hosts[0]} does not answer'}", ""
+            yield "note", label, f"stand-in: {instead}, because {closed or assets.why_not(sources[0])}", ""
     if (own_folder := assets.assets_folder()) and any(own_folder.glob("gpt2-small/attention*")):
         yield "", "", "COURSE_ASSETS/gpt2-small has GPT-2's attention weights only: no notebook can run them.", ""
     if stand_ins:
@@ -154,7 +161,8 @@ def _search(find):
     from helpers.machine import assets
 
     printed = io.StringIO()  # of the course's own search and checks while no host answers
-    with mock.patch.multiple(assets, reachable_hosts=frozenset, _say_once=str), contextlib.redirect_stdout(printed):
+    silence = mock.patch.multiple(assets, reachable_hosts=frozenset, why_not=str, _say_once=str)
+    with silence, contextlib.redirect_stdout(printed):
         try:
             asset = find()
         except assets.AssetUnavailable:
@@ -168,7 +176,7 @@ def _search(find):
 def _rows():
     """(mark, label, text, what to do or "") for each line of the report."""
     broken = False
-    for check in (_python, _packages, _machine, _memory, _files, _assets):
+    for check in (_python, _packages, _settings, _machine, _memory, _files, _assets):
         name = check.__name__[1:]
         try:
             for row in check():
@@ -185,10 +193,10 @@ def _rows():
 
 def report():
     """Prints the report. Returns the exit status: 0 when the course can run here, else 1 (notebook 00)."""
-    status = 0
+    status, home = 0, os.path.expanduser("~")  # "~" itself where no home is known, as in some containers
     for mark, label, *lines in _rows():
         status = 1 if mark == "FIX" else status
-        text, to_do = (line.replace(f"{ROOT}{os.sep}", "").replace(str(Path.home()), "~") for line in lines)
+        text, to_do = (line.replace(f"{ROOT}{os.sep}", "").replace(f"{home}{os.sep}", f"~{os.sep}") for line in lines)
         print(textwrap.fill(text, 118, initial_indent=f"{mark:6}{label:16}", subsequent_indent=" " * 22,
                             break_long_words=False, break_on_hyphens=False))
         if to_do:

@@ -3,13 +3,16 @@
 import os
 import platform
 import random
+import sys
 from pathlib import Path
 
 import torch
 
 from helpers.machine import limits
+from helpers.machine.variables import setting
 
 RUN_SIZES = ("smoke", "laptop", "full")
+IN_NOTEBOOKS = ("inline", "notebook", "nbagg", "widget", "ipympl")  # backends of matplotlib
 
 
 def best_device():
@@ -17,7 +20,7 @@ def best_device():
 
     Raises ValueError if COURSE_DEVICE names a device that this machine does not have.
     """
-    if chosen := os.environ.get("COURSE_DEVICE"):
+    if chosen := setting("COURSE_DEVICE").lower():
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not available.get(chosen):
             names = ", ".join(name for name in available if available[name])
@@ -36,7 +39,7 @@ def run_size():
     The environment variable COURSE_SIZE decides. Without it, a CUDA GPU with 12 GB or more means full, anything else
     laptop. Raises ValueError for any other word.
     """
-    size = os.environ.get("COURSE_SIZE")
+    size = setting("COURSE_SIZE").lower()
     if not size:
         large = best_device().type == "cuda" and torch.cuda.get_device_properties(0).total_memory > 11e9
         size = "full" if large else "laptop"
@@ -109,10 +112,19 @@ def computes_like_the_cpu(device):
     return torch.allclose(compute(device), compute("cpu"), rtol=0.02, atol=0.02)  # tf32 rounds far less than this
 
 
+def draw_into_the_notebook():
+    """Servers often set MPLBACKEND to draw into files (agg). A notebook would then show no figure, without a word, so
+    a kernel takes its own backend, unless another one that draws into notebooks was chosen."""
+    chosen = setting("MPLBACKEND").lower()
+    if "ipykernel" in sys.modules and not chosen.startswith("module://") and chosen not in IN_NOTEBOOKS:
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+
+
 def describe():
     """Chooses the number of threads, prints one line about the device and versions of this notebook, and more if the
-    device or its times cannot be trusted."""
+    device or its times cannot be trusted. Called before the first figure is drawn."""
     use_allowed_threads()
+    draw_into_the_notebook()
     versions, device = f"torch {torch.__version__}; Python {platform.python_version()}", best_device()
     limit = f"; {words}" if (words := limits.described()) else ""
     print(f"Ready: {device_name(device)}{limit}; run size {run_size()}; {versions}")

@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from helpers import corpus
-from helpers.machine import assets
+from helpers.machine import assets, hosts
 
 pytestmark = pytest.mark.offline
 
@@ -23,7 +25,9 @@ def web(monkeypatch, tmp_path):
     served = {}
     monkeypatch.delenv("COURSE_ASSETS", raising=False)
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset(assets.HOSTS))
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset(hosts.HOSTS))
     assets._say_once.cache_clear()
 
     class Downloader:
@@ -159,14 +163,15 @@ def test_everything_offline_in_under_five_seconds_when_nothing_answers(tmp_path)
 
 def test_asking_the_hosts_takes_no_longer_than_patience(monkeypatch):
     monkeypatch.delenv("COURSE_OFFLINE", raising=False)
-    monkeypatch.setattr(assets.requests, "head", lambda *_, **__: time.sleep(60))
-    assets.reachable_hosts.cache_clear()
+    monkeypatch.setattr(hosts.requests, "head", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(hosts, "get_session", lambda: time.sleep(60))
+    hosts.problems.cache_clear()
     start = time.monotonic()
     assert assets.reachable_hosts() == frozenset()
     assert time.monotonic() - start < assets.PATIENCE + 1
     assert assets.reachable_hosts() == frozenset()  # remembered
     assert time.monotonic() - start < assets.PATIENCE + 1
-    assets.reachable_hosts.cache_clear()
+    hosts.problems.cache_clear()
 
 
 def test_gpt2_weights_in_a_hugging_face_cache_are_checked(offline, monkeypatch, capsys):
@@ -186,11 +191,12 @@ def test_gpt2_weights_in_a_hugging_face_cache_are_checked(offline, monkeypatch, 
 
 def hub(monkeypatch, arrive):
     """huggingface.co answers, and hf_hub_download delivers the bytes that arrive(name, force) returns."""
-    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset({"huggingface.co"}))
+    monkeypatch.setattr(assets, "reachable_hosts", lambda: frozenset({assets.HUB_HOST}))
     right = hashlib.sha256(b"right").hexdigest()
     monkeypatch.setattr(assets, "GPT2_FILES", dict.fromkeys(assets.GPT2_FILES, right))
 
-    def download(repository, name, revision, cache_dir, force_download=False):
+    def download(repository, name, revision, cache_dir, endpoint, token, force_download=False):
+        assert token is False or os.environ.get("HF_ENDPOINT"), "an expired HF_TOKEN would be sent"
         path = cache_dir / "snapshot" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(arrive(name, force_download))
@@ -266,3 +272,97 @@ def test_a_gutenberg_book_is_downloaded_once_and_must_be_complete(web):
     for wrong in ("84", 0, None):
         with pytest.raises(ValueError, match="number of a book"):
             assets.gutenberg(wrong)
+
+
+def test_tiktokens_own_cache_is_used_where_its_files_are_sound(web, monkeypatch, tmp_path, capsys):
+    files = {name: (name, hashlib.sha256(name.encode()).hexdigest()) for name in assets.TIKTOKEN_FILES}
+    monkeypatch.setattr(assets, "TIKTOKEN_FILES", files)
+    own = tmp_path / "tiktoken's"
+    own.mkdir()
+    for name in files:
+        (own / name).write_bytes(name.encode())
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(own))
+        assert assets.gpt2_encoding_folder() == own
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(own))
+    (own / name).write_bytes(b"wrong")
+    with pytest.raises(assets.AssetUnavailable, match="404"):
+        assets.gpt2_encoding_folder()
+    assert f"DAMAGED: {own / name}" in capsys.readouterr().out and (own / name).read_bytes() == b"wrong"
+
+
+@pytest.fixture
+def other_user():
+    """Files that this user may not read: other_user(path) takes the permission away, also from an administrator."""
+    if sys.platform == "win32":
+        pytest.skip("Windows has other permissions")
+    modes, is_root = {}, os.geteuid() == 0
+
+    def take(path):
+        modes[path] = path.stat().st_mode
+        path.chmod(0)
+        if is_root:
+            try:
+                os.seteuid(65534)
+            except OSError:
+                pytest.skip("there is no other user here, as in a user namespace")
+
+    yield take
+    if is_root:
+        os.seteuid(0)
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+@pytest.fixture
+def shared():
+    """A folder that every user may write to, as on a shared machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+def test_a_file_of_another_user_is_named_and_the_next_place_is_tried(web, monkeypatch, shared, other_user, capsys):
+    web[URL] = b"right"
+    path = shared / "given" / "things" / "a.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"right")
+    monkeypatch.setenv("COURSE_ASSETS", str(shared / "given"))
+    monkeypatch.setenv("COURSE_CACHE", str(shared / "cache"))
+    other_user(path)
+    assert (assets.locate("things", FILE) / "a.txt").read_bytes() == b"right"
+    assert f"UNREADABLE: {path} (Permission denied)" in capsys.readouterr().out
+
+
+def test_unreadable_folders_are_no_error_either(web, monkeypatch, shared, other_user, capsys):
+    """The cache, the book's second source and the Hugging Face cache, all of another user."""
+    folder = shared / "locked"
+    for name in ("cache/gulliver/gutenberg.sha256", "cache/gutenberg/pg84.txt", "hub/models--openai-community--gpt2/x"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("x", encoding="utf-8")
+    monkeypatch.setenv("COURSE_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(assets.huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))
+    monkeypatch.setattr(assets, "reachable_hosts", frozenset)
+    other_user(folder)
+    assert assets.gulliver().is_stand_in and assets.gpt2_weights().is_stand_in
+    with pytest.raises(assets.AssetUnavailable, match="does not answer|COURSE_OFFLINE|HF_"):
+        assets.gutenberg(84)
+    monkeypatch.setenv("COURSE_ASSETS", str(folder / "cache"))
+    with pytest.raises(NotADirectoryError, match="that you may read"):
+        assets.assets_folder()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other permissions")
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_download_can_be_read_by_those_who_may_open_its_folder(web, umask, mode):
+    """pooch's own file is readable by its owner alone, which locks out the others of a shared machine."""
+    web[URL] = b"right"
+    before = os.umask(umask)
+    try:
+        path = assets.locate("things", FILE) / "a.txt"
+        assert path.stat().st_mode & 0o777 == mode
+        assets.write_atomically(path, lambda temporary: temporary.write_bytes(b"right"))
+        assert path.stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)

@@ -184,3 +184,30 @@ def test_real_files_are_shown_under_the_name_of_their_folder(report, real_files)
     assert "ok    book            COURSE_ASSETS" in output and "ok    tokenizer       COURSE_ASSETS" in output
     if (real_files / "gpt2-small").is_dir():
         assert "COURSE_ASSETS/gpt2-small has GPT-2's attention weights only" in output
+
+
+def test_a_misspelt_setting_is_noted(report, monkeypatch, offline):
+    monkeypatch.setenv("COURSE_ASSET", "/somewhere")
+    status, output = report()
+    assert status == 0 and "note  settings        COURSE_ASSET is no setting of the course" in output
+    assert "COURSE_ASSETS" in output
+
+
+@pytest.mark.parametrize("home", ["", "/", None])
+def test_a_home_that_is_the_root_or_unknown_garbles_no_path(report, monkeypatch, offline, home):
+    """As in containers: None is a user without a home, for whom pathlib raises an error."""
+    def unknown(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    if home is None:
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+        monkeypatch.setattr(environment.Path, "home", unknown)
+    else:
+        monkeypatch.setenv("HOME", home)
+    status, output = report()
+    assert status == 0 and "stand-in: “The Brass Yard” (data/voyage.txt)" in output
+
+
+def test_the_reason_of_a_stand_in_is_the_one_that_the_notebooks_name(report, offline):
+    status, output = report()
+    assert status == 0 and output.count("because COURSE_OFFLINE is set") == 3

@@ -1,9 +1,14 @@
 """The machine: run size and device, from the environment or by themselves."""
 
+import os
+import sys
+
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
-from helpers.machine import limits, runtime
+from helpers.machine import assets, limits, runtime
 
 
 def test_the_run_size_comes_from_the_environment(monkeypatch):
@@ -65,3 +70,26 @@ def test_the_setup_cell_warns_of_such_a_device(monkeypatch, capsys):
         output = capsys.readouterr().out
         assert len(output.splitlines()) == lines
     assert "WRONG NUMBERS" in output and "COURSE_DEVICE=cpu" in output
+
+
+@pytest.mark.parametrize("chosen, stays", [("agg", False), ("TkAgg", False), ("", False), ("nonsense", False),
+                                           ("widget", True), ("module://ipympl.backend_nbagg", True)])
+def test_a_kernel_draws_into_the_notebook(monkeypatch, chosen, stays):
+    monkeypatch.setenv("MPLBACKEND", chosen)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    runtime.draw_into_the_notebook()
+    assert os.environ["MPLBACKEND"] == chosen, "outside of a notebook the learner's choice holds"
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    runtime.draw_into_the_notebook()
+    assert os.environ["MPLBACKEND"] == (chosen if stays else "module://matplotlib_inline.backend_inline")
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_its_figures_where_the_server_draws_into_files(monkeypatch):
+    """Servers set MPLBACKEND=agg for all programs: a notebook then showed no figure, and no error."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    cells = ["from helpers.machine import runtime; runtime.describe()",
+             "import matplotlib.pyplot as plt; plt.plot([0, 1]); plt.show()"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(assets.ROOT)}}).execute()
+    assert any("image/png" in output.get("data", {}) for output in notebook.cells[1].outputs)

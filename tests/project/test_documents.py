@@ -4,8 +4,9 @@ import re
 from helpers.machine import assets
 from scripts import pictures
 
-PAGES = [assets.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CLAIMS.md", "BENCHMARKS.md", "data/README.md",
-                                         "docs/articles.md", "docs/questions.md", "docs/teaching.md")]
+PAGES = [assets.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CLAIMS.md", "ERRATA.md",
+                                         "BENCHMARKS.md", "data/README.md", "docs/articles.md", "docs/questions.md",
+                                         "docs/teaching.md")]
 PAGES += sorted((assets.ROOT / "docs" / "run_sheets").glob("*.md"))
 
 

@@ -16,7 +16,7 @@ from scripts.website import pages
 from tests.html_requests import Requests
 
 PATHS = chosen([])
-PAGES = ["index", "README", "CLAIMS", "BENCHMARKS", "CONTRIBUTING", "data/README", "search",
+PAGES = ["index", "README", "CLAIMS", "BENCHMARKS", "CONTRIBUTING", "ERRATA", "CHANGELOG", "data/README", "search",
          *(path.relative_to(ROOT).with_suffix("").as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))),
          *(f"notebooks/{path.stem}" for path in PATHS)]
 ELSEWHERE = re.compile(r"[a-z]+:|//")
