@@ -2,7 +2,7 @@
 
 python -m helpers.training --out runs/gulliver            train on Gulliver's Travels
 python -m helpers.training --out runs/gulliver --resume   continue after Ctrl-C, with the losses of an uninterrupted run
-torchrun --standalone --nproc-per-node 2 -m helpers.training --out runs/gulliver    in two processes (notebook 08)
+torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m helpers.training --out runs/two   two processes (08)
 """
 
 import math

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from helpers.machine import assets, runtime
 
 TIMEOUT = datetime.timedelta(minutes=10)  # then a process that hangs ends the job; one that is killed ends it at once
+MEETING = 120  # seconds; torchrun itself would wait silently for ten minutes or more until its processes meet
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface on which a machine speaks to itself
 CALL = """
 import json, pathlib, sys
@@ -97,7 +99,7 @@ def joined():
     if os.environ["LOCAL_WORLD_SIZE"] == str(size):  # one machine: it needs no network and no name
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         if sys.platform in LOOPBACK:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+            os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK[sys.platform]  # a cluster names the one to its other machines
     lost = (f"Process {rank} of {size} (counted from 0) stops, because another one has stopped or the job was ended. "
             "Any checkpoint written earlier is complete: resume it, with any number of processes.")
 
@@ -117,18 +119,20 @@ def joined():
 
 
 def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
-    """Runs `torchrun --standalone --nproc-per-node PROCESSES ARGUMENTS` on this machine, each process with
-    the given number of threads. Returns its exit status and its output; show: also print the output at once."""
-    meet = ["--standalone"]
-    if sys.platform == "win32":  # PyTorch's builds for Windows lack libuv, on which --standalone rests: meet in a file
-        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={tempfile.mkdtemp()}/meet", "--rdzv-conf=store_type=file"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, *meet, *arguments]
-    path = os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {"USE_LIBUV": str(int(sys.platform != "win32")), **os.environ, "OMP_NUM_THREADS": str(threads),
-                   "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
-    output = ""
-    with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, encoding="utf-8", errors="replace") as job:
+    """Runs `torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node PROCESSES ARGUMENTS` on this machine, each
+    process with the given number of threads. Returns its exit status and its output; show: also print the output at
+    once. A job whose processes cannot meet is ended after two minutes, and its output says so."""
+    output, late = "", threading.Event()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, subprocess.Popen(
+            torchrun_command(arguments, processes, folder), env=torchrun_environment(threads, device),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as job:
+        def end_if_late():
+            if not any(Path(folder, "logs").glob("*")):  # torchrun writes there when it starts the processes
+                late.set()
+                job.kill()
+
+        watch = threading.Timer(MEETING, end_if_late)
+        watch.start()
         try:
             for line in job.stdout:
                 output += line
@@ -136,7 +140,36 @@ def torchrun(arguments, processes=2, threads=1, device="cpu", show=True):
         except BaseException:  # the stop button must leave no process behind
             job.terminate()
             raise
+        finally:
+            watch.cancel()
+    if late.is_set():
+        message = (f"The job was ended, because its {processes} processes have not met within {MEETING} seconds. They "
+                   "meet at 127.0.0.1, this machine's own address. Does a firewall close it, or is the machine very "
+                   "busy? Lines above this one are torchrun's.\n")
+        output += message
+        print(message if show else "", end="")
     return job.returncode, output
+
+
+def torchrun_command(arguments, processes, folder):
+    """The command line of a job of one machine. folder: for torchrun's own files.
+
+    The processes meet at an address, because torchrun would look up this machine's name, which may have no entry.
+    """
+    meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # as --standalone, but without the name localhost
+    if sys.platform == "win32":  # PyTorch's builds for Windows lack libuv, on which that rests: meet in a file
+        meet = ["--rdzv-backend=c10d", f"--rdzv-endpoint={folder}/meet", "--rdzv-conf=store_type=file"]
+    meet += ["--local-addr", "127.0.0.1", "--log-dir", Path(folder, "logs")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", processes, *meet, *arguments]
+    return list(map(str, command))
+
+
+def torchrun_environment(threads, device):
+    """The environment of a job: this one, without a cluster's settings for torchrun (PET_NNODES and others)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
+    path = os.pathsep.join(filter(None, (str(assets.ROOT), os.environ.get("PYTHONPATH"))))
+    return {"USE_LIBUV": str(int(sys.platform != "win32")), **kept, "OMP_NUM_THREADS": str(threads),
+            "COURSE_DEVICE": device, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
 
 
 def run(function, processes=2, threads=1, device="cpu", uses=(), **arguments):

@@ -5,7 +5,10 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +202,59 @@ def test_the_command_line_in_two_processes(tmp_path, capsys):
     assert output.count("bits per byte") == output.count("366,336 parameters") == 1, "only one process reports"
     assert output in capsys.readouterr().out
     assert training.load_checkpoint(tmp_path)["train_config"]["accumulate"] == 2
+
+
+def joined_with(environment):
+    """The environment variables of a process of a job that are named, and the sum of a number over all processes."""
+    return [parallel.current().total(1), *map(os.environ.get, environment)]
+
+
+def test_what_a_cluster_has_left_in_the_environment_changes_nothing(monkeypatch):
+    left = {"MASTER_ADDR": "node17", "MASTER_PORT": "29500", "RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1",
+            "LOCAL_WORLD_SIZE": "4", "PET_NNODES": "2", "PET_RDZV_ENDPOINT": "node17:29500", "SLURM_PROCID": "3",
+            "GLOO_SOCKET_IFNAME": "ib0", "http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with parallel.joined() as ranks:
+        assert ranks == parallel.Ranks(0, 1), "without torchrun there is one process"
+    results = parallel.run(call, name="joined_with", environment=["MASTER_ADDR", "WORLD_SIZE", "PET_NNODES"])
+    assert results == [[2, "127.0.0.1", "2", None]] * 2
+
+
+WITHOUT_A_NAME = """
+hostname no-entry && mount --bind {hosts} /etc/hosts && mount --bind {switch} /etc/nsswitch.conf && exec "$@"
+"""
+SCRIPT = """
+from helpers.machine import parallel
+with parallel.joined() as ranks:
+    print(f"joined {ranks.total(1):.0f}\\n", end="")  # one write: two processes print into one pipe
+"""
+
+
+@pytest.mark.parametrize("hosts", ["", "127.0.0.1 localhost\n"], ids=["no-names", "localhost-only"])
+def test_a_job_starts_on_a_machine_whose_name_has_no_entry(tmp_path, hosts):
+    """In namespaces of its own, the process may rename the machine: nothing outside it changes."""
+    unshare = shutil.which("unshare")
+    files = {"hosts": hosts, "switch": "hosts: files\n", "script": SCRIPT}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    paths = {name: tmp_path / name for name in files}
+    inside = [unshare, "--mount", "--uts", "sh", "-c", WITHOUT_A_NAME.format(**paths), "sh"]
+    if unshare is None or subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no process rename its machine: that needs Linux and root")
+    code = f"from helpers.machine import parallel; print(parallel.torchrun([{str(tmp_path / 'script')!r}]))"
+    done = subprocess.run([*inside, sys.executable, "-c", code], cwd=assets.ROOT, capture_output=True, text=True,
+                          timeout=100)
+    assert done.stdout.count("joined 2") == 2 * 2, done.stdout + done.stderr  # printed, and in the output
+
+
+def test_processes_that_cannot_meet_end_with_a_message(monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "MEETING", 6)
+    start = time.monotonic()
+    status, output = parallel.torchrun(["--nnodes", 2, "-m", "helpers.training"])  # the other machine never comes
+    assert status and time.monotonic() - start < 60
+    assert "2 processes have not met within 6 seconds. They meet at 127.0.0.1" in output
+    assert output in capsys.readouterr().out
 
 
 def test_a_single_process_exchanges_nothing():
