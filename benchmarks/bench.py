@@ -228,8 +228,8 @@ def arms_for(device, chosen):
     if "course_bf16" in arms and not kernels.has_fast_bf16(device):
         report("course_bf16 is skipped: bf16 is not clearly faster on this processor, or a GPU uses 16 bits anyway")
         arms = [name for name in arms if name != "course_bf16"]
-    if "course_compiled" in arms and not kernels.can_compile(device):
-        report("course_compiled is skipped: torch.compile does not work (a C++ compiler or Triton is missing)")
+    if "course_compiled" in arms and (problem := kernels.compile_problem(device)):
+        report(f"course_compiled is skipped: {problem}")
         arms = [name for name in arms if name != "course_compiled"]
     return arms
 

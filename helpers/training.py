@@ -182,12 +182,12 @@ def supervised_loop(run, train_ids, out, report, ranks):
             training_loop(run, train_ids, out, report, interrupted.is_set, ranks)
     except FloatingPointError as error:
         raise FloatingPointError(run.explain_failure(error, out)) from None
-    except RuntimeError as error:
-        if config.compile and kernels.is_compile_error(error):
+    except (RuntimeError, OSError) as error:
+        has_memory = not memory.is_out_of_memory(error)
+        if has_memory and config.compile and kernels.is_compile_error(error):
             raise RuntimeError(kernels.compile_advice(error)) from error
-        if not memory.is_out_of_memory(error):
+        if has_memory:  # else the advice comes after this block, because the error keeps the step's tensors alive
             raise
-        has_memory = False  # the advice comes after this block, because the error keeps the step's tensors alive
     if not has_memory:
         device = next(run.model.parameters()).device
         raise RuntimeError(memory.advice(run.model, run.optimizer, config, device, ranks.size))

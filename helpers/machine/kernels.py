@@ -2,6 +2,12 @@
 
 import contextlib
 import functools
+import os
+import re
+import sys
+import sysconfig
+import tempfile
+import traceback
 
 import torch
 import torch.nn.functional as F
@@ -148,26 +154,70 @@ def fast_bf16(device):
 
 # torch.compile
 
+COMPILER = {"darwin": "Apple's command line tools (xcode-select --install)",
+            "win32": "Microsoft's C++ Build Tools, and start the course from their Developer Command Prompt",
+            }.get(sys.platform, "g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++)")
+FOLDER = "Set the environment variable TORCHINDUCTOR_CACHE_DIR to another folder"
+MISSING = (  # a sign in the error, and what to do about it; the first that is found counts
+    (r"xcrun|xcode-select|No working C\+\+ compiler|find C compiler|Compiler: .* is not found|cc1plus",
+     f"It needs a C++ compiler: install {COMPILER}."),
+    (r"No space left|not enough space", f"Its disk is full. {FOLDER}, or free some space."),
+    (r"Read-only|Permission denied|Access is denied|File exists|failed to map segment|Fail to create path",
+     f"It cannot use its folder for compiled code. {FOLDER}."),
+    (r"too old to be supported", "Triton, with which it compiles, does not support this GPU."),
+    (r"Cannot find a working triton|No module named 'triton|ptxas",
+     "Triton is missing or damaged. Install PyTorch's CUDA build again (https://pytorch.org/get-started/locally)."),
+    (r"Python\.h", "The header files of Python are missing: install python3-dev (Debian, Ubuntu) or python3-devel "
+                   "(Fedora), for the version of Python that runs the course."),
+    (r"CalledProcessError", "The C compiler has failed, and its own lines stand above. Often the header files of "
+                            "Python are missing: python3-dev (Debian, Ubuntu) or python3-devel (Fedora)."),
+    (r"omp\.h|libi?g?omp|-lg?omp",
+     f"The compiler lacks OpenMP. On macOS: brew install libomp. Elsewhere install {COMPILER}."),
+    (r"std=c\+\+|std:c\+\+", f"The compiler does not know C++20: install a newer version of {COMPILER}."),
+)
+
 
 def can_compile(device):
     """Whether torch.compile works on a device of this machine: it needs a compiler, and on a GPU also Triton."""
+    return not compile_problem(device)
+
+
+def compile_problem(device):
+    """Why torch.compile does not work on a device of this machine, and what to do about it; "" where it works."""
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(4, device=device))
-    except Exception:  # each missing part raises an error of its own kind
-        return False
-    return True
+    except Exception as error:  # each missing part raises an error of its own kind
+        return compile_advice(error)
+    return ""
 
 
 def is_compile_error(error):
-    """Whether an error comes from torch.compile."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    """Whether an error comes from torch.compile. An OSError does if it was raised inside (a folder cannot be used)."""
+    parts = "torch._dynamo", "torch._inductor"
+    if isinstance(error, OSError):
+        frames = traceback.walk_tb(error.__traceback__)
+        return any(frame.f_globals.get("__name__", "").startswith(parts) for frame, _ in frames)
+    return type(error).__module__.startswith(parts)
 
 
 def compile_advice(error):
-    """What to tell somebody whose torch.compile has failed."""
-    first_line = str(error).strip().splitlines()[0]
-    return ("torch.compile did not succeed: it needs a C++ compiler (on Linux: install g++), on a GPU also Triton. "
-            f"Install it, or train with compile=False. The error was: {first_line}")
+    """What to tell somebody whose torch.compile has failed: what is missing, and the line that says so."""
+    text = str(error).strip() or type(error).__name__
+    lines = text.partition("\nOutput:\n")[2].strip().splitlines() or text.splitlines()  # of the compiler, or the first
+    line = next((line for line in lines if re.search("error|cannot find", line)), lines[0]).strip()
+    missing = next((remedy for sign, remedy in MISSING if re.search(sign, line)), None)
+    if "\nOutput:\n" in text and (path := path_with_a_space()) and "cc1plus" not in line:
+        missing = (f"It passes paths to the compiler that must not contain a space: {path!r}. Use folders without one: "
+                   "for the course and its .venv, and in TMPDIR (Windows: TEMP) and TORCHINDUCTOR_CACHE_DIR.")
+    missing = missing or f"It needs a C++ compiler ({COMPILER}), and on a GPU also Triton."
+    return f"torch.compile did not succeed. {missing} Or train with compile=False. The error was: {line}"
+
+
+def path_with_a_space():
+    """The first of the folders of which torch.compile tells the compiler that has a space in its path, or None."""
+    folders = (os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""), tempfile.gettempdir(), os.path.dirname(torch.__file__),
+               sysconfig.get_path("include"))
+    return next((folder for folder in folders if " " in folder), None)
 
 
 # One row at a time, as decoding multiplies

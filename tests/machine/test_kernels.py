@@ -1,13 +1,20 @@
 """Every fast path gives the numbers of the plain one, in all shapes and states. Which path and precision is taken."""
 
 import copy
+import os
+import shutil
+import subprocess
+import sys
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._inductor.exc import CppCompileError, GPUTooOldForTriton, InductorError, InvalidCxxCompiler, TritonMissing
 
 from helpers.generation import generate
-from helpers.machine import kernels
+from helpers.machine import assets, kernels
 from helpers.machine.kernels import SplitOneRow, split_linear
 from helpers.model import GPTConfig
 from tests.plain import SHAPES, assert_close, batch, plain_logits, plain_loss, plain_text
@@ -67,6 +74,82 @@ def test_whether_torch_compile_works_is_tried(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     assert not kernels.can_compile("cpu")
+    assert kernels.compile_problem("cpu").endswith("The error was: no compiler")
+
+
+def compiler_error(*lines):
+    return CppCompileError(["g++", "main.cpp", "-std=c++20", "-I/usr/include/python3.11", "-fopenmp"], "\n".join(lines))
+
+
+def test_what_torch_compile_lacks_is_named_with_the_line_that_says_so(monkeypatch):
+    monkeypatch.setattr(kernels, "path_with_a_space", lambda: None)
+    gpu = SimpleNamespace(name="Tesla K80", major=3, minor=7)
+    for cause, remedy, line in [
+        (InvalidCxxCompiler(), "C++ compiler: install", "No working C++ compiler found"),
+        (compiler_error("g++: fatal error: cannot execute ‘cc1plus’: execvp: No such file or directory", "ended."),
+         "C++ compiler: install", "cannot execute ‘cc1plus’"),
+        (RuntimeError("Compiler: cl is not found."), "C++ compiler: install", "cl is not found"),
+        (compiler_error("xcrun: error: invalid active developer path, missing xcrun"), "C++ compiler: ", "xcrun"),
+        (compiler_error("In file included from a.h:1:", "a.cpp:62:10: fatal error: Python.h: No such file"),
+         "install python3-dev", "a.cpp:62:10: fatal error: Python.h"),
+        (compiler_error("a.cpp(62): fatal error C1083: Cannot open include file: 'Python.h': No such file"),
+         "header files of Python", "C1083"),
+        (CalledProcessError(1, ["/usr/bin/gcc", "main.c"]), "header files of Python", "gcc"),
+        (compiler_error("g++: error: unrecognized command line option ‘-std=c++20’"), "does not know C++20", "‘-std=c"),
+        (compiler_error("a.h:3:10: fatal error: 'omp.h' file not found"), "lacks OpenMP", "omp.h"),
+        (compiler_error("a.cpp:9:1: error: ‘f’ was not declared"), "It needs a C++ compiler (", "‘f’ was not declared"),
+        (OSError(28, "No space left on device"), "disk is full", "Errno 28"),
+        (OSError(30, "Read-only file system", "/cache/73"), "TORCHINDUCTOR_CACHE_DIR to another folder", "/cache/73"),
+        (TritonMissing(None), "CUDA build again", "Cannot find a working triton installation"),
+        (GPUTooOldForTriton(gpu, None), "does not support this GPU", "Tesla K80"),
+    ]:
+        error = InductorError(cause, None)
+        assert kernels.is_compile_error(error)
+        advice = kernels.compile_advice(error)
+        assert remedy in advice.partition("Or train with compile=False.")[0], advice
+        assert line in advice.partition("The error was: ")[2] and "\n" not in advice, advice
+
+
+def test_a_path_with_a_space_is_named_only_when_the_compiler_was_reached(monkeypatch):
+    monkeypatch.setattr(kernels, "path_with_a_space", lambda: "/home/ann lee/.venv")
+    for line in ("g++: fatal error: input file ‘/home/ann’ is the same as output file", "ld: cannot find -ltorch",
+                 "a.cpp:62:10: fatal error: Python.h: No such file or directory"):
+        assert "must not contain a space: '/home/ann lee/.venv'" in kernels.compile_advice(compiler_error(line))
+    assert "space" not in kernels.compile_advice(InductorError(InvalidCxxCompiler(), None))
+    assert "space" not in kernels.compile_advice(compiler_error("g++: fatal error: cannot execute ‘cc1plus’"))
+
+
+PROBLEM = "from helpers.machine import kernels; print(kernels.compile_problem('cpu'))"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++")
+def test_the_real_errors_of_torch_compile_get_their_own_advice(tmp_path):
+    def problem(**environment):
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), **environment}
+        done = subprocess.run([sys.executable, "-c", PROBLEM], cwd=assets.ROOT, env=environment, capture_output=True,
+                              text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    spaced = tmp_path / "ann lee"
+    (tmp_path / "file").touch()
+    spaced.mkdir()
+    assert "install g++" in problem(PATH=str(tmp_path))
+    assert f"must not contain a space: '{spaced}" in problem(TORCHINDUCTOR_CACHE_DIR=str(spaced))
+    assert f"must not contain a space: '{spaced}" in problem(TORCHINDUCTOR_CACHE_DIR=str(spaced), TMPDIR=str(spaced))
+    assert "It cannot use its folder" in problem(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "file"))
+
+
+def test_an_oserror_comes_from_torch_compile_only_if_it_was_raised_there(tmp_path):
+    with pytest.raises(OSError) as own:
+        (tmp_path / "missing" / "file").touch()
+    assert not kernels.is_compile_error(own.value)
+    code = compile("raise PermissionError(13, 'Permission denied', '/cache')", "<cache>", "exec")
+    with pytest.raises(OSError) as compilers:
+        exec(code, {"__name__": "torch._inductor.codecache"})
+    assert kernels.is_compile_error(compilers.value)
+    assert "cannot use its folder" in kernels.compile_advice(compilers.value)
 
 
 @pytest.mark.slow

@@ -121,12 +121,12 @@ def test_what_cannot_work_is_reported_at_once(monkeypatch, capsys):
 
 def test_arms_that_would_show_nothing_are_skipped(monkeypatch, capsys):
     monkeypatch.setattr(bench.kernels, "has_fast_bf16", lambda device: False)
-    monkeypatch.setattr(bench.kernels, "can_compile", lambda device: device == "cuda")
+    monkeypatch.setattr(bench.kernels, "compile_problem", lambda device: "" if device == "cuda" else "no compiler")
     assert bench.arms_for("cpu", None) == ["hf", "hf_tuned", "course"]
     assert bench.arms_for("cuda", None) == ["hf", "hf_tuned", "course", "course_compiled"]
     assert bench.arms_for("cpu", ["hf", "course_compiled"]) == ["hf"]
     printed = capsys.readouterr().err
-    assert "course_bf16 is skipped" in printed and "course_compiled is skipped" in printed
+    assert "course_bf16 is skipped" in printed and "course_compiled is skipped: no compiler" in printed
 
 
 def test_a_worker_that_dies_is_named(tmp_path):
