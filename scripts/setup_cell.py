@@ -4,24 +4,38 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/gpt2-from-the-inside"
 PLACES = (Path.cwd(), Path("/content"), Path("/content/drive/MyDrive"))  # this folder, Google Colab, Google Drive
-MARK = "helpers/model.py"  # the course is the folder with this file
+MARK = "helpers/machine/runtime.py"  # the course is the folder with this file
+LARGEST = 2e9  # bytes: a zip file that unpacks to more is not the course alone
 
 def find_course():
     around = (folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / MARK).is_file())
-    below = (marker.parents[1] for place in PLACES for level in ("", "*/", "*/*/")
-             for marker in sorted(place.glob(level + MARK)))
+    below = (marker.parents[2] for place in PLACES for level in ("", "*/", "*/*/")
+             for marker in sorted(place.glob(level + MARK), key=os.path.getmtime, reverse=True))  # the newest copy
     return next(around, None) or next(below, None)
 
+def unpack_course(archive):  # all of it or, where something is wrong, nothing
+    with zipfile.ZipFile(archive) as file, tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        if any(MARK in (name, name.partition("/")[2]) for name in file.namelist()):
+            if sum(part.file_size for part in file.infolist()) > LARGEST:
+                raise OSError(f"It unpacks to more than {LARGEST / 1e9:.0f} GB. Zip the course without .venv and runs.")
+            file.extractall(Path(folder, "course"))
+            target = archive.with_suffix("")
+            return Path(folder, "course").rename(archive.with_suffix(".course") if target.exists() else target)
+
 def fetch_course():
-    for archive in filter(zipfile.is_zipfile, [path for place in PLACES for path in place.glob("*.zip")]):
-        with zipfile.ZipFile(archive) as file:
-            if any(MARK in (name, name.partition("/")[2]) for name in file.namelist()) and file.testzip() is None:
-                return file.extractall(archive.with_suffix(""))
+    archives = {path for place in PLACES for path in place.glob("*.zip")}
+    for archive in sorted(archives, key=os.path.getmtime, reverse=True):
+        try:
+            if unpack_course(archive):
+                return None
+        except Exception as error:
+            print(f"{archive} is not used: {error}")
     if "/OWNER/" in REPOSITORY:
         raise OSError("This copy of the course has not been published yet (`make publish` does that).")
     git = subprocess.run(["git", "clone", "--depth", "1", REPOSITORY, "course"], stderr=subprocess.PIPE, text=True,
@@ -35,6 +49,9 @@ except Exception as error:
     raise SystemExit(f"This notebook cannot find the course's files. {error}\nUpload the course's folder, or a zip "
                      "file of it, to the folder of this notebook, and run this cell again.")
 sys.path.insert(0, str(ROOT))
+if [*getattr(sys.modules.get("helpers"), "__path__", [])] != [str(ROOT / "helpers")]:  # another package of that name
+    for name in [name for name in sys.modules if name.partition(".")[0] == "helpers"]:
+        del sys.modules[name]
 
 def missing(*packages):
     return [name for name in packages if importlib.util.find_spec(name) is None]

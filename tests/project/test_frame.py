@@ -104,8 +104,18 @@ def make_course(folder):
     return folder.resolve()
 
 
-def run_setup_cell(cwd, content=None, address=publish.PLACEHOLDER, absent=(), pip_status=0):
-    """Run the cell in a fresh Python in `cwd`. `content` stands for /content; `absent` packages look not installed."""
+def zip_course(course, archive, top="", more=()):
+    """A zip file of a course, with its folder named `top`, and with more (name, content) pairs."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (course / "helpers").rglob("*.py"):
+            file.write(path, top + path.relative_to(course).as_posix())
+        for name, content in more:
+            file.writestr(name, content)
+
+
+def run_setup_cell(cwd, content=None, address=publish.PLACEHOLDER, absent=(), pip_status=0, before=""):
+    """Run the cell in a fresh Python in `cwd`. `content` stands for /content; `absent` packages look not installed;
+    `before` is code that runs first."""
     cwd.mkdir(exist_ok=True)
     prelude = f"""
 import importlib.util, subprocess, sys
@@ -123,7 +133,8 @@ subprocess.run = fake_run
     cell = SETUP_CELL.replace(publish.PLACEHOLDER, address)
     cell = cell.replace('Path("/content")', f"Path({str(content)!r})")
     cell = cell.replace('Path("/content/drive/MyDrive")', f"Path({str(content / 'drive' / 'MyDrive')!r})")
-    return subprocess.run([sys.executable, "-c", prelude + cell], cwd=cwd, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", before + prelude + cell]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def assert_found(result, course):
@@ -155,9 +166,7 @@ def test_setup_finds_an_uploaded_folder_and_a_mounted_drive(tmp_path, place):
 def test_setup_unpacks_an_uploaded_zip_once(tmp_path, place, top):
     course = make_course(tmp_path / "source")
     (tmp_path / place).mkdir()
-    with zipfile.ZipFile(tmp_path / place / "upload.zip", "w") as archive:
-        for path in (course / "helpers").rglob("*.py"):
-            archive.write(path, top + path.relative_to(course).as_posix())
+    zip_course(course, tmp_path / place / "upload.zip", top)
     with zipfile.ZipFile(tmp_path / place / "another.zip", "w") as archive:
         archive.writestr("notes.txt", "no course")
     unpacked = (tmp_path / place / "upload" / top).resolve()
@@ -171,11 +180,86 @@ def test_setup_unpacks_an_uploaded_zip_once(tmp_path, place, top):
 def test_setup_says_what_to_do_when_nothing_is_there(tmp_path):
     (tmp_path / "half.zip").write_bytes(b"PK\x03\x04 an upload that broke off")
     with zipfile.ZipFile(tmp_path / "damaged.zip", "w") as archive:
-        archive.writestr("helpers/model.py", "model = 5")
+        archive.writestr("helpers/machine/runtime.py", "model = 5")
     content = (tmp_path / "damaged.zip").read_bytes()
     (tmp_path / "damaged.zip").write_bytes(content.replace(b"model = 5", b"model = 6"))
-    assert_says(run_setup_cell(tmp_path), "has not been published yet", "Upload the course's folder, or a zip file")
-    assert not (tmp_path / "damaged").exists()
+    result = run_setup_cell(tmp_path)
+    assert_says(result, "has not been published yet", "Upload the course's folder, or a zip file")
+    assert f"{tmp_path / 'half.zip'} is not used: File is not a zip file" in result.stdout
+    assert f"{tmp_path / 'damaged.zip'} is not used: Bad CRC-32" in result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"half.zip", "damaged.zip"}
+
+
+def make_strangers_project(folder):
+    """What other projects have, too: helpers/model.py, data/ and scripts/."""
+    for name in ("helpers/__init__.py", "helpers/model.py", "data/README.md", "scripts/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_setup_is_not_misled_by_another_projects_helpers(tmp_path):
+    content = make_strangers_project(tmp_path / "content")
+    make_strangers_project(content / "another")
+    make_strangers_project(tmp_path / "around")
+    course = make_course(content / "course")
+    for cwd in (tmp_path / "around", tmp_path / "around" / "below"):
+        assert_found(run_setup_cell(cwd, content=content), course)
+
+
+def test_setup_leaves_another_projects_zip_alone_and_takes_the_next(tmp_path):
+    content = make_strangers_project(tmp_path / "content")
+    zip_course(content, content / "another.zip")
+    zip_course(make_course(tmp_path / "source"), content / "course.zip")
+    for newest in ("course.zip", "another.zip"):
+        os.utime(content / newest)
+    assert_found(run_setup_cell(tmp_path / "cwd", content=content), (content / "course").resolve())
+    assert not (content / "another").exists()
+
+
+def test_setup_refuses_a_zip_bomb_unread_and_takes_the_next(tmp_path):
+    course = make_course(tmp_path / "source")
+    zip_course(course, tmp_path / "cwd.zip")
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd.zip").rename(tmp_path / "cwd" / "course.zip")
+    with zipfile.ZipFile(tmp_path / "cwd" / "bomb.zip", "w") as archive:
+        archive.writestr("helpers/machine/runtime.py", "")
+        archive.writestr("helpers/bomb", "0")
+        archive.infolist()[-1].file_size = 3_000_000_000
+    result = run_setup_cell(tmp_path / "cwd")
+    assert_found(result, tmp_path.resolve() / "cwd" / "course")
+    assert "bomb.zip is not used: It unpacks to more than 2 GB. Zip the course without" in result.stdout
+    assert {path.name for path in (tmp_path / "cwd").iterdir()} == {"bomb.zip", "course.zip", "course"}
+
+
+def test_setup_unpacks_nothing_outside_and_overwrites_nothing(tmp_path):
+    course, cwd = make_course(tmp_path / "source"), tmp_path / "cwd"
+    (cwd / "course").mkdir(parents=True)
+    (cwd / "course" / "mine.txt").write_text("mine")
+    more = [(name, "evil") for name in ("../mine.txt", "../../evil.txt", "/evil.txt", "course/mine.txt")]
+    zip_course(course, cwd / "course.zip", more=more)
+    assert_found(run_setup_cell(cwd), cwd.resolve() / "course.course")
+    assert (cwd / "course" / "mine.txt").read_text() == "mine"
+    evil = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*.txt") if path.read_text() == "evil"}
+    assert evil == {("cwd", "course.course")} and not os.path.exists("/evil.txt")
+
+
+def test_setup_takes_the_newest_of_several_copies(tmp_path):
+    copies = [make_course(tmp_path / "content" / name) for name in ("a", "b", "c")]
+    for time, copy in enumerate((copies[0], copies[2], copies[1])):
+        os.utime(copy / "helpers" / "machine" / "runtime.py", (time, time))
+    assert_found(run_setup_cell(tmp_path / "cwd", content=tmp_path / "content"), copies[1])
+
+
+@pytest.mark.parametrize("name", ["helpers.py", "helpers/__init__.py", "helpers/machine/__init__.py"])
+def test_setup_replaces_another_package_of_that_name_that_is_loaded(tmp_path, name):
+    other = tmp_path / "other" / name
+    other.parent.mkdir(parents=True)
+    other.touch()
+    modules = "helpers.machine" if "machine" in name else "helpers"
+    before = f"import sys; sys.path.insert(0, {str(tmp_path / 'other')!r}); import {modules}\n"
+    course = make_course(tmp_path / "course")
+    assert_found(run_setup_cell(course, before=before), course)
 
 
 @needs_git
