@@ -22,7 +22,15 @@ from helpers.course.checking import Exercise, NotBegun, NotYet, Verdict, describ
 from helpers.course.display import show_source, show_table
 from helpers.course.exercises import capstone_reference as reference
 from helpers.course.exercises import capstone_solution
-from helpers.course.judge import OutOfTime, Prints, learners_line, limited_time, settings_restored
+from helpers.course.judge import (
+    OutOfTime,
+    Prints,
+    in_words,
+    learners_line,
+    limited_time,
+    settings_restored,
+    torch_kept,
+)
 from helpers.model import GPTConfig
 
 SMALL = GPTConfig(vocab_size=29, n_positions=12, n_embd=24, n_layer=2, n_head=3)  # two shapes that differ in all sizes
@@ -124,11 +132,13 @@ def _ids(config, B, T, seed=0):
 
 class Subject:
     """A learner's adapter, with every answer checked for its type before a stage looks at it. All of the learner's
-    functions are called with gradients switched on, also where the judge itself needs none."""
+    functions are called with gradients switched on, also where the judge itself needs none; what they switch off stays
+    off only until they return."""
 
     def __init__(self, adapter):
         self.adapter, self.results = adapter, {}  # of the stages so far: {name: result}
 
+    @torch_kept()
     @torch.enable_grad()
     def build(self, config, seed=0):
         """A new model. Its random numbers are those of the seed."""
@@ -142,7 +152,7 @@ class Subject:
         """A new model that gives logits of the right shape. Raises NotTried unless there is one."""
         try:
             model = self.build(config, seed)
-            with torch.enable_grad():
+            with torch_kept(), torch.enable_grad():
                 logits = self.adapter.logits(model, _ids(config, 2, 3))
         except Exception as error:
             raise NotTried("This stage needs a model that returns logits: stages 1 and 2 come first.") from error
@@ -152,30 +162,34 @@ class Subject:
             raise NotTried(f"{NOT_FINITE} (stage 2).")
         return model
 
+    @torch_kept()
     @torch.enable_grad()
     def load(self, model, weights):
         """Copies weights into the model. The two usual errors get an explanation."""
         try:
             self.adapter.load(model, {name: tensor.clone() for name, tensor in weights.items()})
         except RuntimeError as error:
-            if "leaf Variable" in str(error):
+            if "leaf Variable" in in_words(error, str):
                 raise NotYet("load() changes tensors that require gradients: put it under torch.no_grad()."
                              + _where(error)) from error
-            if 'Unexpected key(s) in state_dict: "lm_head.weight".' in str(error):
+            if 'Unexpected key(s) in state_dict: "lm_head.weight".' in in_words(error, str):
                 raise NotYet("load(): your model has no lm_head.weight. Leave it out of the weights: it is wte."
                              + _where(error)) from error
             raise
 
+    @torch_kept()
     @torch.enable_grad()
     def loss(self, model, ids, targets):
         """Whatever loss() returns."""
         return self.adapter.loss(model, ids, targets)
 
+    @torch_kept()
     @torch.enable_grad()
     def generate(self, model, ids, n, use_cache):
         """Whatever generate() returns."""
         return self.adapter.generate(model, ids.clone(), n, use_cache)
 
+    @torch_kept()
     @torch.enable_grad()
     def logits(self, model, ids):
         """The logits of ids, which must be a tensor."""
@@ -184,6 +198,7 @@ class Subject:
             raise NotYet(f"logits() must return a tensor (B, T, V); yours returns {describe(logits)}.")
         return logits.float()
 
+    @torch_kept()
     @torch.enable_grad()
     def tensors(self, model):
         """The parameters, each object once."""
@@ -627,7 +642,7 @@ def _check_generation(subject, model, ids, n, weights):
         try:
             text = subject.generate(model, ids, n, use_cache)
         except RuntimeError as error:
-            if "must match" not in str(error):
+            if "must match" not in in_words(error, str):
                 raise
             raise NotYet(f"{how}: {_stopped(error)}. Is something left of the call before?") from error
         try:
@@ -727,7 +742,7 @@ def _where(error):
 
 def _stopped(error):
     """A sentence on an error in the learner's code, with the line."""
-    return f"Your code stopped with {type(error).__name__}: {error}{_where(error)}"
+    return f"Your code stopped with {type(error).__name__}: {in_words(error, str)}{_where(error)}"
 
 
 def _try(number, name, stage, subject):

@@ -2,14 +2,17 @@
 restored, and sees which functions it calls."""
 
 import _thread
+import builtins
 import contextlib
 import functools
 import io
+import math
 import os
 import random
 import signal
 import sys
 import sysconfig
+import tempfile
 import threading
 import traceback
 import warnings
@@ -21,6 +24,7 @@ from IPython import get_ipython
 
 HELPERS = str(Path(__file__).resolve().parents[1])
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+USUAL_RECURSION = 1000  # Python's own limit
 LONGEST_PRINT, MOST_LINES = 2000, 20  # what is shown of a learner's prints: characters, lines
 
 
@@ -159,15 +163,17 @@ class Prints(io.TextIOBase):
 
 @contextlib.contextmanager
 def settings_restored():
-    """Begins with torch's usual settings, whatever the notebook has changed, and restores afterwards what code can
-    change for the whole process: settings of torch, NumPy and Python, the random states, the folder, the functions of
-    torch and NumPy."""
+    """Begins with the usual settings, whatever the notebook has changed, and restores afterwards what code can change
+    for the whole process: settings of torch, NumPy and Python, the random states, the folder, the functions of torch
+    and NumPy."""
     with contextlib.ExitStack() as stack:
-        for keep in (_keep_torch, _keep_random_states, _keep_python, _keep_functions):
+        for keep in (_keep_functions, _keep_python, _keep_folder, _keep_warnings, torch_kept, _usual_torch,
+                     _keep_matmul, _keep_random_states):
             stack.enter_context(keep())
-        stack.enter_context(np.errstate())
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(contextlib.chdir(os.getcwd()))
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        stack.enter_context(np.printoptions())
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
@@ -178,14 +184,33 @@ def _set_device(device):
         torch.set_default_device(None if device.type == "cpu" else device)
 
 
+def _deterministic():
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(enabled, only_warns):
+    if _deterministic() != (enabled, only_warns):  # the call alone would load torch's compiler
+        torch.use_deterministic_algorithms(enabled, warn_only=only_warns)
+
+
 @contextlib.contextmanager
-def _keep_torch():
-    """torch's default dtype and device are float32 and the CPU inside; they and its other settings come back."""
-    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
-    grad, precision, anomaly = torch.is_grad_enabled(), torch.get_float32_matmul_precision(), torch.is_anomaly_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+def _usual_torch():
+    """torch's default dtype and device are float32 and the CPU, it looks for no nan, and it runs every function."""
     torch.set_default_dtype(torch.float32)
     _set_device(torch.device("cpu"))
+    torch.set_anomaly_enabled(False)
+    _set_deterministic(False, False)
+    surrounded = torch.get_default_device().type != "cpu"  # the check runs inside "with torch.device(...)"
+    with torch.device("cpu") if surrounded else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def torch_kept():
+    """Restores torch's gradient mode, default dtype and device, autocast and other settings after the code inside."""
+    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
+    grad, anomaly = torch.is_grad_enabled(), (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled())
+    deterministic, autocast = _deterministic(), {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
     try:
         yield
     finally:
@@ -194,9 +219,29 @@ def _keep_torch():
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         torch.set_grad_enabled(grad)
-        torch.set_float32_matmul_precision(precision)
-        torch.set_anomaly_enabled(anomaly)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_anomaly_enabled(*anomaly)
+        _set_deterministic(*deterministic)
+        for kind, is_enabled in autocast.items():
+            torch.set_autocast_enabled(kind, is_enabled)
+
+
+@contextlib.contextmanager
+def _keep_matmul():
+    """Products of float32 matrices are exact to float32 inside, by either of torch's two kinds of setting."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # "mix of the legacy and new APIs": the notebook has used the new one
+        backends = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+        newer = [backend.fp32_precision for backend in backends]
+        set_all = functools.partial(map, lambda backend, value: setattr(backend, "fp32_precision", value), backends)
+        begin, end = lambda: list(set_all(["ieee"] * 2)), lambda: list(set_all(newer))
+    else:
+        begin, end = (functools.partial(torch.set_float32_matmul_precision, each) for each in ("highest", before))
+    begin()
+    try:
+        yield
+    finally:
+        end()
 
 
 @contextlib.contextmanager
@@ -223,6 +268,7 @@ def _keep_python():
 
     if shell is not None:
         shell.ask_exit = ask_exit  # in a kernel exit() raises nothing: it only asks the kernel to end
+    sys.setrecursionlimit(max(limit, USUAL_RECURSION))
     try:
         yield
     finally:
@@ -235,15 +281,49 @@ def _keep_python():
 
 
 @contextlib.contextmanager
+def _keep_folder():
+    """The current folder. Where it has been removed, an existing one takes its place."""
+    try:
+        before = os.getcwd()
+    except OSError:
+        before = tempfile.gettempdir()
+        os.chdir(before)
+    with contextlib.chdir(before):
+        yield
+
+
+@contextlib.contextmanager
+def _keep_warnings():
+    """The filters of warnings. Inside, no warning is an error."""
+    with warnings.catch_warnings():
+        if any(action == "error" for action, *_ in warnings.filters):
+            warnings.simplefilter("default")
+        yield
+
+
+def _functions(module):
+    """What a module calls its functions: {name: function}."""
+    return {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
+
+
+USUAL_FUNCTIONS = [(module, _functions(module)) for module in (builtins, math, np, torch, torch.nn.functional)]
+
+
+@contextlib.contextmanager
 def _keep_functions():
-    """What torch, torch.nn.functional and numpy call their functions: torch.softmax = ... is undone."""
-    kept = [(vars(module), {name: value for name, value in vars(module).items() if not name.startswith("_")})
-            for module in (torch, torch.nn.functional, np)]
+    """Python, NumPy and torch have their own functions inside, and torch.softmax = ... is undone. What the notebook has
+    changed before comes back."""
+    changed = []
+    for module, usual in USUAL_FUNCTIONS:
+        now = vars(module)
+        changed.append({name: now[name] for name, value in usual.items() if now.get(name, value) is not value})
+        now.update({name: usual[name] for name in changed[-1]})
     try:
         yield
     finally:
-        for names, before in kept:
-            names.update({name: value for name, value in before.items() if names.get(name) is not value})
+        for (module, usual), before in zip(USUAL_FUNCTIONS, changed):
+            now = vars(module)
+            now.update({name: value for name, value in (usual | before).items() if now.get(name) is not value})
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------

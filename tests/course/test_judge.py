@@ -1,9 +1,13 @@
 """The judge is not fooled by mutants of a solution, is fair to correct attempts of every style, and harms nothing."""
 
 import asyncio
+import builtins
+import contextlib
 import copy
 import dataclasses
+import functools
 import importlib
+import inspect
 import itertools
 import math
 import os
@@ -11,6 +15,7 @@ import pkgutil
 import random
 import signal
 import sys
+import tempfile
 import time
 import warnings
 
@@ -249,18 +254,134 @@ def test_long_messages_and_warnings_are_shortened(capsys):
     assert len(text_of(long)) < 5000 and "warning 0" in text_of(long) and not capsys.readouterr().err
 
 
-def test_the_notebooks_settings_do_not_make_a_right_answer_wrong():
-    exercise, attempt = ALL["nb02", "layer_norm"], CASES["nb02", "layer_norm"].styles[0]
-    for change, undo in ((lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(True)),
-                         (lambda: torch.set_default_dtype(torch.half), lambda: torch.set_default_dtype(torch.float32)),
-                         (lambda: torch.set_default_device("meta"), lambda: torch.set_default_device(None))):
-        change()
-        try:
-            assert exercise.judge(attempt).solved
-        finally:
-            undo()
-    with torch.inference_mode():
-        assert exercise.judge(attempt).solved
+@contextlib.contextmanager
+def removed_folder():
+    with tempfile.TemporaryDirectory() as outer, contextlib.chdir(outer):
+        folder = tempfile.mkdtemp(dir=outer)
+        os.chdir(folder)
+        os.rmdir(folder)
+        yield
+
+
+@contextlib.contextmanager
+def warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@contextlib.contextmanager
+def newer_matmul_setting():
+    backend = torch.backends.mkldnn.matmul
+    before, backend.fp32_precision = backend.fp32_precision, "bf16"
+    try:
+        yield
+        assert backend.fp32_precision == "bf16"
+    finally:
+        backend.fp32_precision = before
+
+
+@contextlib.contextmanager
+def changed(set_it, value, usual):
+    set_it(value)
+    try:
+        yield
+    finally:
+        set_it(usual)
+
+
+@contextlib.contextmanager
+def overwritten(*names):
+    """Functions of modules, given as (module, name), that fail when they are called."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in names:
+            patch.setattr(module, name, lambda *arguments, **options: 1 / 0)
+        yield
+        assert all(getattr(module, name).__name__ == "<lambda>" for module, name in names)
+
+
+SETTINGS = {
+    "no gradients": lambda: changed(torch.set_grad_enabled, False, True),
+    "inference mode": torch.inference_mode,
+    "float64": lambda: changed(torch.set_default_dtype, torch.float64, torch.float32),
+    "float16": lambda: changed(torch.set_default_dtype, torch.half, torch.float32),
+    "another device": lambda: changed(torch.set_default_device, "meta", None),
+    "inside a device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "autocast everywhere": lambda: changed(functools.partial(torch.set_autocast_enabled, "cpu"), True, False),
+    "low precision": lambda: changed(torch.set_float32_matmul_precision, "medium", "highest"),
+    "low precision, newer setting": newer_matmul_setting,
+    "deterministic": lambda: changed(torch.use_deterministic_algorithms, True, False),
+    "anomalies": lambda: torch.autograd.set_detect_anomaly(True),
+    "NumPy's errors": lambda: np.errstate(all="raise"),
+    "NumPy's prints": lambda: np.printoptions(legacy="1.13", precision=1),
+    "warnings are errors": warnings_are_errors,
+    "recursion limit": lambda: changed(sys.setrecursionlimit, len(inspect.stack()) + 90, sys.getrecursionlimit()),
+    "a removed folder": removed_folder,
+    "overwritten functions": lambda: overwritten((builtins, "sum"), (math, "exp"), (np, "sqrt"), (torch, "softmax"),
+                                                 (F, "softmax"), (F, "linear")),
+}
+SENSITIVE = [("nb00", "shares"), ("nb01", "lookup"), ("nb01", "causal"), ("nb01", "contributions"),
+             ("nb02", "attention"), ("nb02", "layer_norm"), ("nb06", "split"), ("nb07", "loop")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_notebooks_settings_do_not_make_a_right_answer_wrong(setting):
+    attempts = [(name, attempt) for name in SENSITIVE for attempt in (ALL[name].solution, CASES[name].styles[0])]
+    for name, attempt in attempts:
+        with SETTINGS[setting]():
+            verdict = ALL[name].judge(attempt)
+        assert verdict.right, (name, verdict.text)
+
+
+@pytest.mark.parametrize("change", [
+    lambda: torch.set_grad_enabled(False), lambda: torch.set_default_dtype(torch.float64),
+    lambda: torch.set_default_device("meta"), lambda: torch.set_autocast_enabled("cpu", True)])
+def test_what_an_attempt_sets_does_not_reach_the_check(change):
+    """Right answers that leave a setting of torch changed, as torch.set_grad_enabled(False) in a function does."""
+    for name in (("nb01", "lookup"), ("nb01", "causal"), ("nb01", "contributions"), ("nb06", "split")):
+        def attempt(*arguments, right=ALL[name].solution):
+            answer = right(*arguments)
+            change()
+            return answer
+
+        verdict = ALL[name].judge(attempt)
+        assert verdict.right, (name, verdict.text)
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+
+
+def fails(*arguments, **options):
+    raise ArithmeticError("no words")
+
+
+@pytest.mark.parametrize("kind", [list, float, torch.Tensor])
+def test_an_answer_that_cannot_be_printed_is_read(kind):
+    Silent = type("Silent", (kind,), dict.fromkeys(("__repr__", "__str__", "__format__"), fails))
+    make = (lambda x: x.as_subclass(Silent)) if kind is torch.Tensor else Silent
+    right = {list: [2.0, 4.0], float: 2.0, torch.Tensor: torch.tensor([2.0, 4.0])}[kind]
+    answer = as_floats(make(right))
+    assert torch.equal(answer.as_subclass(torch.Tensor), torch.as_tensor(right))
+    assert describe(make(right)).startswith("a ")
+
+
+def test_an_attempt_that_can_neither_be_printed_nor_compared_is_judged():
+    names = "__repr__", "__str__", "__eq__", "__bool__", "__len__", "__format__"
+    own = {"__hash__": object.__hash__, "__call__": lambda self, x: 2 * x}
+    Odd = type("Odd", (), dict.fromkeys(names, fails) | own)
+    assert EXERCISE.judge(Odd()).right
+
+
+def test_an_error_without_words_is_named():
+    Wordless = type("Wordless", (ValueError,), dict.fromkeys(("__repr__", "__str__"), fails))
+
+    def stops(*arguments):
+        raise Wordless("x")
+
+    for name in ALL:
+        assert not ALL[name].judge(stops).solved
+    assert "Your code stopped with Wordless" in text_of(stops)
+    assert "Your code stopped with Wordless" in ALL["nb11", "gpt2"].judge(stops).text
 
 
 def test_a_subclass_of_what_is_to_be_written_is_not_by_hand():

@@ -27,12 +27,13 @@ def advice_on_errors(advice):
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        sentence = next((text for pattern, text in advice.items() if re.search(pattern, str(error))), None)
+        message = judge.in_words(error, str)
+        sentence = next((text for pattern, text in advice.items() if re.search(pattern, message)), None)
         if sentence is None:
             raise
         line = judge.learners_line(error)
         where = f" (in {line})" if line else ""
-        raise NotYet(f"{sentence} PyTorch's message: {error}{where}") from None
+        raise NotYet(f"{sentence} PyTorch's message: {message}{where}") from None
 
 
 def product_errors(q):

@@ -35,6 +35,7 @@ from helpers.course.exercises.model_mistakes import (
     mlp_mistakes,
     model_mistakes,
 )
+from helpers.course.judge import in_words
 from helpers.model import GPTConfig
 
 SMALL = GPTConfig(vocab_size=50, n_positions=16, n_embd=24, n_layer=3, n_head=3)
@@ -144,7 +145,7 @@ def check_gradients(result, right, pairs):
     try:
         own_gradients = torch.autograd.grad((result * factors).sum(), owns, allow_unused=True)
     except RuntimeError as error:
-        if "inplace operation" in str(error):
+        if "inplace operation" in in_words(error, str):
             raise NotYet("The values are right, but you changed in place a tensor that the backward pass needs. Write "
                          "x = x + ... instead of x += ...") from None
         raise
@@ -158,7 +159,7 @@ def check_gradients(result, right, pairs):
 
 def reads_a_value(error):
     """Whether code only stopped because a tensor on meta has no values, as for print(x.sum().item())."""
-    return "meta tensor" in str(error)
+    return "meta tensor" in in_words(error, str)
 
 
 def check_device(attempt, arguments, inputs, advice):
@@ -170,7 +171,8 @@ def check_device(attempt, arguments, inputs, advice):
     except Exception as error:
         if reads_a_value(error):
             return
-        raise NotYet(f"The values are right on the CPU. On a second device your code stops: {error} {advice}") from None
+        raise NotYet("The values are right on the CPU. On a second device your code stops: "
+                     f"{in_words(error, str)} {advice}") from None
     if isinstance(result, torch.Tensor) and result.device.type != "meta":
         raise NotYet(f"With all inputs on the device meta, your result is on {result.device}. {advice}")
 
@@ -264,8 +266,8 @@ def _test_embeddings(attempt):
             elsewhere = attempt(*moved)
     except Exception as error:
         if not reads_a_value(error):
-            raise NotYet(f"The values are right on the CPU. On a second device your code stops: {error} Create the "
-                         "positions with device=ids.device.") from None
+            raise NotYet("The values are right on the CPU. On a second device your code stops: "
+                         f"{in_words(error, str)} Create the positions with device=ids.device.") from None
         elsewhere = moved[2]
     if elsewhere.device.type != "meta":
         raise NotYet(f"With everything on the device meta, your result is on {elsewhere.device}.")
@@ -502,7 +504,7 @@ def _check_loss(model, reference, ids, targets):
         with advice_on_errors(LOSS_ERRORS):
             result = model(ids, targets)
     except TypeError as error:
-        if "argument" not in str(error):
+        if "argument" not in in_words(error, str):
             raise
         raise NotYet("forward must also take targets: def forward(self, ids, targets=None).") from None
     if isinstance(result, (tuple, list)):

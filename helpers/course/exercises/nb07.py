@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from helpers import corpus
 from helpers.course.checking import Exercise, NotYet, as_floats, as_number, close, describe, needs_answer
 from helpers.course.exercises.byte_pairs import MERGE_MISTAKES, SMALL_CASES, WORDS, merge_pairs, merge_with
+from helpers.course.judge import in_words
 from helpers.model import GPT, GPTConfig
 from helpers.training import TrainConfig
 
@@ -111,7 +112,7 @@ def _drawn(attempt, ids, B, T, seed):
     try:
         batch = needs_answer(attempt(ids.clone(), B, T, torch.Generator().manual_seed(seed)))
     except (IndexError, RuntimeError) as error:
-        if isinstance(error, IndexError) or "stack expects" in str(error):
+        if isinstance(error, IndexError) or "stack expects" in in_words(error, str):
             raise NotYet(f"With N = {len(ids)} and T = {T} some windows run past the end. The target of the last "
                          "position is the token after the window: the largest start is N - T - 1.") from None
         raise
@@ -470,7 +471,7 @@ def _run_step(attempt, model, arguments):
     try:
         return attempt(model, *arguments)
     except RuntimeError as error:
-        if "leaf Variable" in str(error):
+        if "leaf Variable" in in_words(error, str):
             raise NotYet("Autograd would record the change of a parameter. Make the update inside torch.no_grad().") \
                 from None
         raise
