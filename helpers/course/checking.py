@@ -145,7 +145,9 @@ class _Attempt:
         """A sentence on an error: it came from the learner's code, or from an answer that the check cannot read."""
         line, message = judge.learners_line(error), judge.in_words(error, str)
         if line or error is self.error:
-            return f"Your code stopped with {type(error).__name__}: {message}" + (f" (in {line})" if line else "")
+            hidden = judge.hidden_function(self.attempt) if isinstance(error, TypeError) else ""
+            advice = f". A variable named {hidden} hides Python's {hidden}(): run `del {hidden}`." if hidden else ""
+            return f"Your code stopped with {type(error).__name__}: {message}{f' (in {line})' if line else ''}{advice}"
         if not self.has_returned and not callable(self.attempt):
             return f"Give the check the function itself, without calling it; you gave {describe(self.attempt)}."
         given = f" You returned {describe(self.returned)}." if self.has_returned else ""

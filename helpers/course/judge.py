@@ -63,6 +63,16 @@ def learners_line(error):
     return ""
 
 
+def hidden_function(attempt):
+    """The name of a function of Python that an attempt calls and that a variable of the notebook hides, as list does
+    after list = [1, 2]; or ""."""
+    function = inner(attempt)
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    variables = getattr(function, "__globals__", {})
+    return next((name for name in names if callable(getattr(builtins, name, None)) and name in variables
+                 and not callable(variables[name])), "")
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 import inspect
 import time
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +39,27 @@ def test_every_correct_design_passes_all_stages(attempt):
     report, = capstone._reports
     assert verdict.solved and report.passed, verdict.text
     assert report.first_problem is None and report.borrowed == ()
+
+
+def test_the_notebooks_settings_change_nothing():
+    with (torch.autocast("cpu", torch.bfloat16), torch.device("meta"), torch.inference_mode(),
+          warnings.catch_warnings(), np.errstate(all="raise")):
+        warnings.simplefilter("error")
+        verdict = nb11.gpt2.judge(capstone_solution.GPT2)
+    assert verdict.solved, verdict.text
+
+
+def test_an_error_without_words_has_its_message():
+    def no_words(self):
+        raise ArithmeticError("no words")
+
+    Wordless = type("Wordless", (ValueError,), {"__str__": no_words})
+
+    class Stops(capstone_solution.GPT2):
+        def forward(self, ids):
+            raise Wordless()
+
+    assert "Your code stopped with Wordless: an object of the type Wordless" in nb11.gpt2.judge(Stops).text
 
 
 def test_the_official_solution_is_about_100_lines_long():

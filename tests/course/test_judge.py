@@ -372,6 +372,15 @@ def test_an_attempt_that_can_neither_be_printed_nor_compared_is_judged():
     assert EXERCISE.judge(Odd()).right
 
 
+def test_a_variable_that_hides_a_function_of_python_is_named():
+    notebook = {"list": [1, 2], "max": 3}
+    exec("def attempt(x):\n    return [2 * value for value in list(x)]\ndef other(x):\n    return x + 'a'", notebook)
+    assert "A variable named list hides Python's list(): run `del list`." in text_of(notebook["attempt"])
+    assert "hides" not in text_of(notebook["other"])
+    del notebook["list"]
+    assert text_of(notebook["attempt"]).endswith("correct. Twice as large.")
+
+
 def test_an_error_without_words_is_named():
     Wordless = type("Wordless", (ValueError,), dict.fromkeys(("__repr__", "__str__"), fails))
 
