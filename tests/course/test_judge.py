@@ -316,7 +316,7 @@ SETTINGS = {
     "NumPy's errors": lambda: np.errstate(all="raise"),
     "NumPy's prints": lambda: np.printoptions(legacy="1.13", precision=1),
     "warnings are errors": warnings_are_errors,
-    "recursion limit": lambda: changed(sys.setrecursionlimit, len(inspect.stack()) + 90, sys.getrecursionlimit()),
+    "recursion limit": lambda: changed(sys.setrecursionlimit, len(inspect.stack()) + 45, sys.getrecursionlimit()),
     "a removed folder": removed_folder,
     "overwritten functions": lambda: overwritten((builtins, "sum"), (math, "exp"), (np, "sqrt"), (torch, "softmax"),
                                                  (F, "softmax"), (F, "linear")),
