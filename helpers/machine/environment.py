@@ -57,8 +57,12 @@ def _problem(version, specifier):
 
 
 def _python():
-    mark, to_do = ("ok", "") if sys.version_info >= (3, 11) else ("FIX", "install Python 3.11, 3.12 or 3.13")
-    yield mark, "Python", "{}.{}.{}, in {}".format(*sys.version_info[:3], sys.prefix), to_do
+    mark, to_do, version = "ok", "", "{}.{}.{}".format(*sys.version_info[:3])
+    if sys.version_info < (3, 11):
+        mark, to_do = "FIX", "install Python 3.11, 3.12, 3.13 or 3.14"
+    elif sys.version_info >= (3, 15):
+        mark, to_do = "note", f"{version} is newer than what was tested: if something fails, install Python 3.14"
+    yield mark, "Python", f"{version}, in {sys.prefix}", to_do
 
 
 def _packages():

@@ -119,6 +119,13 @@ def test_an_old_python_is_named(report, monkeypatch, offline):
     assert status == 1 and "FIX   Python          3.10.2" in output
 
 
+def test_a_python_newer_than_the_tested_ones_is_named(report, monkeypatch, offline):
+    monkeypatch.setattr(sys, "version_info", (3, 15, 1))
+    status, output = report()
+    assert status == 0 and "note  Python          3.15.1" in output
+    assert "-> 3.15.1 is newer than what was tested: if something fails, install Python 3.14" in output
+
+
 @pytest.mark.parametrize("name, value",
                          [("COURSE_ASSETS", "nowhere"), ("COURSE_SIZE", "huge"), ("COURSE_DEVICE", "tpu")])
 def test_a_wrong_setting_is_named(report, monkeypatch, offline, name, value):

@@ -425,6 +425,38 @@ def test_torch_is_capped_right_after_the_tested_version():
     assert cap == [f"{tested.major}.{tested.minor + 1}"]
 
 
+def test_every_place_names_the_same_versions_of_python():
+    """pyproject.toml's range is the one that is promised, checked, tested and reported."""
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
+        "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md", "docs/questions.md", "constraints.txt",
+        "helpers/machine/environment.py", ".github/workflows/test.yml", ".github/workflows/weekly.yml")}
+    (first, cap), = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', text["pyproject.toml"])
+    *others, last = [f"3.{minor}" for minor in range(int(first), int(cap))]
+    all_of_them = f"Python {', '.join(others)} or {last}"
+    for name in ("README.md", "CONTRIBUTING.md", "docs/questions.md", "Makefile", "helpers/machine/environment.py"):
+        assert all_of_them in text[name], f"{name} must name {all_of_them}"
+    assert f"(3, {first}) <= sys.version_info < (3, {cap})" in text["Makefile"]
+    assert f"version_info < (3, {first})" in text["helpers/machine/environment.py"]
+    assert f"version_info >= (3, {cap})" in text["helpers/machine/environment.py"]
+    assert f"install Python {last}" in text["helpers/machine/environment.py"]
+    assert f'python: ["{others[0]}", "{last}"]' in text[".github/workflows/test.yml"]
+    assert f"wheels for Python {others[0]} and {last}" in text["constraints.txt"]
+    pinned = re.findall(r'name: ([\d.]+)-pinned, python: "([\d.]+)"', text[".github/workflows/weekly.yml"])
+    assert pinned == [(version, version) for version in (*others, last)]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_says_which_python_it_needs(tmp_path):
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 15, 0)\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(["make", "install", f"PYTHON={sys.executable}"], cwd=tmp_path, env=environment,
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode and not (tmp_path / ".venv").exists()
+    assert "This is Python 3.15. The course needs Python 3.11" in result.stderr and "make PYTHON=" in result.stderr
+
+
 def test_make_and_the_workflow_run_the_same_tests():
     command = "-m pytest tests notebooks --nbmake -n logical"
     assert command in (ROOT / "Makefile").read_text() and command in (ROOT / ".github/workflows/test.yml").read_text()
