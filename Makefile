@@ -69,7 +69,7 @@ clean:  ## remove build/
 	$(PYTHON) -c "import shutil; shutil.rmtree('build', ignore_errors=True)"
 
 $(STAMP): requirements.txt constraints.txt
-	$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit('This is Python %d.%d. The course needs Python 3.11, 3.12, 3.13 or 3.14. Install one of them and name it, for example: make PYTHON=python3.14 ...' % sys.version_info[:2])"
+	$(PYTHON) -c "import sys; (3, 11) <= sys.version_info < (3, 15) or sys.exit('This is Python ' + '.'.join(map(str, sys.version_info[:2])) + '. The course needs Python 3.11, 3.12, 3.13 or 3.14. Install one of them and name it, for example: make PYTHON=python3.14 ...')"
 	$(PYTHON) -m venv .venv
 	$(VENV_PYTHON) -m pip install -r requirements.txt -c constraints.txt
 	$(VENV_PYTHON) -c "open('$(STAMP)', 'w').close()"
