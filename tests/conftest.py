@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from helpers.machine import assets, hosts
 from helpers.model import GPT
@@ -14,6 +15,20 @@ from tests.small import TINY
 # Checks in tests and notebooks record what is solved here, not in the learner's own file.
 SCRATCH = tempfile.TemporaryDirectory()
 os.environ["COURSE_PROGRESS"] = str(Path(SCRATCH.name) / "progress.json")
+
+create_kernel_manager = NotebookClient.create_kernel_manager
+
+
+def create_kernel_manager_without_ports(client):
+    """What starts a notebook's kernel and talks to it: through files, since TCP ports are chosen some time before the
+    kernel opens them. Of several kernels that start together, two may get the same port, and then one of them dies."""
+    manager = create_kernel_manager(client)
+    if os.name != "nt":  # Windows has no such files
+        manager.transport, manager.ip = "ipc", str(Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "kernel")
+    return manager
+
+
+NotebookClient.create_kernel_manager = create_kernel_manager_without_ports
 
 
 @pytest.hookimpl(tryfirst=True)
