@@ -81,7 +81,7 @@ PARTS = {  # in this order: Qwen3's self_attn.q_norm is a norm, and so is Llama'
     "norms": ("norm.", ".ln_"),
     "embeddings": (".embed_tokens.", ".wte.", ".wpe."),
     "attention": (".self_attn.", ".attn."),
-    "MLP": (".mlp.",),
+    "MLP": (".mlp.", ".block_sparse_moe."),  # Mixtral's, in transformers 4
     "unembedding": ("lm_head.",),
 }
 
