@@ -21,7 +21,7 @@ from helpers.machine.variables import OWN, setting
 ROOT = Path(__file__).resolve().parents[2]
 IN_NOTEBOOK = "ipykernel" in sys.modules
 # Blocks of requirements.txt that no cell needs.
-NOT_FOR_CELLS = ("# Notebooks", "# Slides", "# The benchmark", "# Tests")
+NOT_FOR_CELLS = ("# Notebooks", "# Slides", "# The website", "# The benchmark", "# Tests")
 
 
 def _pip(*what):
@@ -42,7 +42,8 @@ def _requirements():
         for line in filter(None, (line.partition("#")[0].strip() for line in block.splitlines())):
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate():
-                yield requirement, not block.startswith(NOT_FOR_CELLS) or requirement.name == "ipykernel"
+                runs_cells = requirement.name == "ipykernel" and not IN_NOTEBOOK  # in a notebook, one runs already
+                yield requirement, not block.startswith(NOT_FOR_CELLS) or runs_cells
 
 
 def _problem(version, specifier):

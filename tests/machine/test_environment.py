@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -98,6 +99,30 @@ def test_in_a_notebook_only_what_cells_need_is_checked(report, monkeypatch, offl
     status, output = report()
     assert status == 1 and '%pip install "tqdm<5,>=4.66"' in output
     assert "nbmake" not in output and "latex2mathml" not in output
+
+
+def test_colab_is_not_told_to_replace_what_it_has(report, monkeypatch, offline):
+    """The versions of Colab's runtime of January 2026, in which all notebooks have run."""
+    monkeypatch.setattr(environment, "IN_NOTEBOOK", True)
+    fake_versions(monkeypatch, torch="2.9.0", numpy="2.0.2", transformers="4.57.6", huggingface_hub="0.36.0",
+                  tokenizers="0.22.2", safetensors="0.7.0", tiktoken="0.12.0", pooch="1.8.2", requests="2.32.4",
+                  tqdm="4.67.1", matplotlib="3.10.0", pandas="2.2.2", pillow="11.3.0", ipykernel="6.17.1",
+                  ipywidgets="7.7.1", docutils="0.21.2", sphinx=None, furo=None,
+                  **{"myst-nb": None, "mdit-py-plugins": None})
+    status, output = report()
+    assert status == 0 and "pip install" not in output, output
+
+
+def test_a_learner_must_have_only_what_cells_and_helpers_import():
+    """A block of requirements.txt that no cell needs must be one of NOT_FOR_CELLS."""
+    indirectly = {"jinja2", "safetensors", "tokenizers", "ipykernel"}  # pandas, transformers and Jupyter need them
+    folders = [assets.ROOT / "helpers", assets.ROOT / "notebooks"]
+    sources = [path.read_text(encoding="utf-8") for folder in folders for suffix in ("py", "ipynb")
+               for path in folder.rglob(f"*.{suffix}")]
+    imported = {name for text in sources for name in re.findall(r"\b(?:import|from) (\w+)", text)}
+    imported |= {"pillow"} if "PIL" in imported else set()
+    needed = {requirement.name.replace("-", "_") for requirement, is_needed in environment._requirements() if is_needed}
+    assert needed - imported <= indirectly, needed - imported - indirectly
 
 
 def test_a_torch_that_cannot_be_imported_must_be_reinstalled(report, monkeypatch, offline):
