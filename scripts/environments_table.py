@@ -66,7 +66,7 @@ def differences(environments: dict[str, dict]) -> list[str]:
     heading = f"**Verdicts that flip: {len(flips)}**" if flips else "No verdict flips."
     if partly:
         partly = ["", "Settled in some environments only:", "", *partly]
-    return [heading, "", *flips, *partly]
+    return [heading, *(["", *flips] if flips else []), *partly]
 
 
 def page(environments: dict[str, dict]) -> str:
