@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from IPython import get_ipython
 
+from helpers.machine import kernels
+
 HELPERS = str(Path(__file__).resolve().parents[1])
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 USUAL_RECURSION = 1000  # Python's own limit
@@ -238,9 +240,8 @@ def torch_kept():
 @contextlib.contextmanager
 def _keep_matmul():
     """Products of float32 matrices are exact to float32 inside, by either of torch's two kinds of setting."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # "mix of the legacy and new APIs": the notebook has used the new one
+    before = kernels.matmul_setting()
+    if before is None:  # the notebook has used the newer settings
         backends = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
         newer = [backend.fp32_precision for backend in backends]
         set_all = functools.partial(map, lambda backend, value: setattr(backend, "fp32_precision", value), backends)

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tempfile
 import traceback
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -60,14 +61,25 @@ def precision(name, device):
             yield
 
 
+def matmul_setting():
+    """What torch.get_float32_matmul_precision() returns; None where the caller has chosen by PyTorch's newer settings,
+    which cannot be combined with this one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch 2.9 complains of the question
+            return torch.get_float32_matmul_precision()
+    except RuntimeError:  # "mix of the legacy and new APIs"
+        return None
+
+
 @contextlib.contextmanager
 def matmul_precision(setting):
     """A context with torch.set_float32_matmul_precision(setting), which holds for the whole process and is restored at
-    the end. None changes nothing."""
-    if setting is None:
+    the end. None changes nothing, and nor does any setting where matmul_setting() is None."""
+    before = matmul_setting()
+    if setting is None or before is None:
         yield
         return
-    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
         yield
@@ -80,13 +92,9 @@ def fastest_matmul(device, config=None):
 
     config: the GPTConfig of the model that will multiply (default: GPT-2 small). For its products together "medium"
     must be clearly faster, and for each of them its largest error below four times that of float32. None on other
-    devices, and where the caller has chosen by PyTorch's newer settings, which cannot be combined with this one.
+    devices, and where matmul_setting() is None.
     """
-    if torch.device(device).type != "cpu":
-        return None
-    try:
-        torch.get_float32_matmul_precision()
-    except RuntimeError:  # "mix of the legacy and new APIs"
+    if torch.device(device).type != "cpu" or matmul_setting() is None:
         return None
     shape = GPT2_SMALL if config is None else (config.n_layer, config.n_embd, config.vocab_size)
     threads = torch.get_num_threads()

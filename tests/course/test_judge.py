@@ -450,6 +450,23 @@ def test_a_check_restores_every_setting():
     assert EXERCISE.judge(doubled).solved
 
 
+def test_a_learners_own_precision_by_pytorchs_newer_settings_stops_no_check(monkeypatch):
+    """The older setting can then neither be asked nor changed. PyTorch 2.9 also warns of the question."""
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: pytest.fail("it was changed"))
+
+    def mixed():
+        raise RuntimeError("you have used mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    assert EXERCISE.judge(doubled).solved
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: warnings.warn("use the new API") or "highest")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert EXERCISE.judge(doubled).solved
+    assert not seen
+
+
 def test_it_says_who_stopped_and_where():
     def wrong(x):
         return x @ "a"
