@@ -11,12 +11,12 @@ import sys
 import tempfile
 from unittest import mock
 
-from helpers.machine import assets
+from helpers.machine import assets, hosts
 
 
 def second_source() -> assets.Asset:
     """The book from the source that the course takes where the first one is dead."""
-    dead = assets.GULLIVER_URL.replace(assets.HOSTS[0], "does-not-answer.invalid")
+    dead = assets.GULLIVER_URL.replace(hosts.HOSTS[0], "does-not-answer.invalid")
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, COURSE_CACHE=folder), \
             mock.patch.object(assets, "GULLIVER_URL", dead):
         return assets.gulliver()

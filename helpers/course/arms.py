@@ -39,8 +39,10 @@ def wide_init(model):
 
 
 def fake_tie(model):
-    """Makes the head a copy of the embedding, as nn.Parameter(wte.weight) becomes after model.to("cuda")."""
+    """Makes the head a copy of the embedding, as nn.Parameter(wte.weight) becomes after model.to("cuda"). The model's
+    configuration then says the truth, so that a checkpoint can be loaded."""
     model.lm_head.weight = nn.Parameter(model.transformer.wte.weight.detach().clone())
+    model.config = replace(model.config, tie_word_embeddings=False)
 
 
 def scaled_logits(model):

@@ -21,7 +21,7 @@ import torch
 
 from helpers import corpus, training
 from helpers.course import arms, experiments, records, text_statistics
-from helpers.machine import assets, checkpoints, kernels, parallel, runtime, timing
+from helpers.machine import assets, checkpoints, kernels, locks, parallel, runtime, timing
 from helpers.model import GPTConfig
 
 RUNS = {  # name: the arm of arms.ARMS and the seed, the most valuable first
@@ -117,9 +117,14 @@ def train(name, book, options, before, write):
     before: what is recorded of the run already. write(results): keeps what is known so far.
     Raises KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
     """
-    device = torch.device(options.device)
-    folder = options.checkpoints / options.size / device.type / name
-    resume = (folder / checkpoints.CHECKPOINT).is_file()
+    folder = options.checkpoints / options.size / torch.device(options.device).type / name
+    with locks.only_run(folder):
+        train_alone(name, book, options, before, write, folder)
+
+
+def train_alone(name, book, options, before, write, folder):
+    """The same, while no other process trains into the folder."""
+    device, resume = torch.device(options.device), (folder / checkpoints.CHECKPOINT).is_file()
     if resume and not before:
         raise SystemExit(f"{folder} holds a run that this record does not know: of another text, recipe or machine. "
                          "Move the folder away, or choose another one with --checkpoints.")

@@ -133,7 +133,7 @@ def test_a_stand_in_is_a_failed_download(offline, capsys):
 @pytest.mark.parametrize("dead", [False, True])
 def test_each_source_is_asked(offline, monkeypatch, capsys, dead):
     """dead: the book's first source does not answer, and the course takes the second."""
-    book = "START OF" + "GULLIVER " * 60_000 + "END OF"
+    book = "*** START OF X ***\n" + "GULLIVER " * 60_000 + "\n*** END OF X ***\n"
 
     def download(url, path, expected):
         if "invalid" in url or dead and "gulliver" in url.lower():
