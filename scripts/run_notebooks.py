@@ -28,7 +28,7 @@ from scripts.fold_notebooks import fold
 from scripts.notebooks import ROOT, chosen
 
 # How sharp the figures are of notebooks with so many that they would pass 1 MB (2: two points where a screen has one).
-FIGURE_SCALES = {"01": "1", "04": "1.8", "06": "1.2", "07": "1.6", "09": "1.6"}
+FIGURE_SCALES = {"01": "1", "04": "1.8", "06": "1.2", "07": "1.5", "09": "1.6"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
