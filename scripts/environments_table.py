@@ -18,7 +18,7 @@ from scripts.ledgers import markdown, rows_of
 from scripts.notebooks import FOLDER as LESSONS
 
 UNSETTLED = ("unmeasured here", "to come", "inconclusive")
-READY = re.compile(r"Ready: (.+)")
+REPORT = re.compile(r"(?m)^(?:Ready: |(?=FIX ))(.+)")  # of the setup cell, and what notebook 00 asks to fix
 
 
 def ran_to_the_end(notebook: nbformat.NotebookNode) -> bool:
@@ -29,8 +29,8 @@ def ran_to_the_end(notebook: nbformat.NotebookNode) -> bool:
 
 
 def read_environment(folder: Path) -> dict:
-    """What executed notebooks say: {"ready": lines of setup cells, "failed": [names], "verdicts": {claim: verdict}}."""
-    ready, failed, verdicts = set(), [], {}
+    """What executed notebooks say: {"report": lines, "failed": [names], "verdicts": {claim: verdict}}."""
+    report, failed, verdicts = set(), [], {}
     for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")):
         copy = folder / path.name
         notebook = nbformat.read(copy, as_version=4) if copy.is_file() else None
@@ -38,9 +38,9 @@ def read_environment(folder: Path) -> dict:
             failed.append(path.stem[:2])
         if notebook:
             outputs = [output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])]
-            ready.update(match for text in outputs for match in READY.findall(text))
+            report.update(line for text in outputs for line in REPORT.findall(text))
             verdicts |= {row["number"]: row["verdict"] for row in rows_of(notebook)}
-    return {"ready": sorted(ready), "failed": failed, "verdicts": verdicts}
+    return {"report": sorted(report), "failed": failed, "verdicts": verdicts}
 
 
 def row(*cells: str) -> str:
@@ -73,10 +73,10 @@ def page(environments: dict[str, dict]) -> str:
     """The Markdown page. environments: {name: what read_environment returns}."""
     count = len(list(LESSONS.glob("[0-9][0-9]_*.ipynb")))
     lines = ["# Claims by environment", "", *differences(environments), "",
-             row("environment", "what its setup cells print", f"notebooks that ran, of {count}", "failed"),
+             row("environment", "what setup cells and notebook 00 report", f"notebooks that ran, of {count}", "failed"),
              "|---|---|---|---|"]
     for name, each in environments.items():
-        lines.append(row(name, markdown("; ".join(each["ready"])), str(count - len(each["failed"])),
+        lines.append(row(name, markdown("; ".join(each["report"])), str(count - len(each["failed"])),
                          ", ".join(each["failed"]) or "none"))
     lines += ["", row("#", "You will often read that", *environments), "|---" * (2 + len(environments)) + "|"]
     for number, statement in STATEMENTS.items():

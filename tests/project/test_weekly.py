@@ -58,11 +58,12 @@ def test_a_file_that_is_no_list_of_colabs_packages_is_named(tmp_path, capsys):
 
 # --- claims by environment -------------------------------------------------------------------------------------------
 
-def write_environment(folder, verdicts, version="2.13.0", broken=None):
+def write_environment(folder, verdicts, version="2.13.0", broken=None, report=""):
     """Executed copies of all notebooks: the first has the verdicts {claim: verdict}. broken: one that has stopped."""
     folder.mkdir(parents=True)
     for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb")):
-        ready = nbformat.v4.new_output("stream", text=f"Ready: CPU; run size smoke; torch {version}; Python 3.14.0\n")
+        text = f"Ready: CPU; run size smoke; torch {version}; Python 3.14.0\n{report}"
+        ready = nbformat.v4.new_output("stream", text=text)
         cells = [nbformat.v4.new_code_cell("setup", outputs=[ready], execution_count=1),
                  nbformat.v4.new_code_cell("ledger.show()", execution_count=None if path.stem[:2] == broken else 2)]
         if path.stem[:2] == "00":
@@ -99,11 +100,12 @@ def test_a_flip_is_named_first_and_marked(tmp_path, capsys):
 
 def test_a_notebook_that_stopped_or_is_missing_is_named(tmp_path, capsys):
     write_environment(tmp_path / "a", {1: "holds"}, broken="02")
-    write_environment(tmp_path / "b", {})
+    write_environment(tmp_path / "b", {}, report="ok    torch           2.9.0\nFIX   packages        numpy missing\n")
     (tmp_path / "b" / sorted(FOLDER.glob("05_*.ipynb"))[0].name).unlink()
     page = table(tmp_path, capsys)
     assert page.startswith("# Claims by environment\n\nNo verdict flips.\n")
     assert "| 12 | 02 |" in page and "| 12 | 05 |" in page
+    assert re.search(r"\| b \| CPU; [^|]*; FIX +packages +numpy missing \|", page)
     assert line_of(page, 1)[2:] == ["holds", "no result"]
 
 
