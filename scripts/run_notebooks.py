@@ -30,6 +30,7 @@ from scripts.notebooks import ROOT, chosen
 # How sharp the figures are of notebooks with so many that they would pass 1 MB (2: two points where a screen has one).
 FIGURE_SCALES = {"01": "1", "04": "1.8", "06": "1.2", "07": "1.5", "09": "1.6"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STARTUP = 600  # seconds to wait for a kernel: a busy machine needs more than nbclient's 60
 PROGRESS_BAR = re.compile(r"\d+%\||\d+(\.\d+)?\w*it \[|\x1b\[A")
 os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")  # this Python's own kernel first
 
@@ -41,7 +42,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
     to_run = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     with tqdm(total=to_run, unit="cell", leave=False) as bar:
         client = NotebookClient(
-            notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True,
+            notebook, timeout=None, startup_timeout=STARTUP, kernel_name="python3", record_timing=False,
+            coalesce_streams=True,
             extra_arguments=["--IPKernelApp.log_level=40"],  # without the kernel's own remarks on its transport
             on_cell_execute=lambda cell, cell_index: running.update(index=cell_index),
             on_cell_executed=lambda cell, cell_index, execute_reply: bar.update(),
@@ -52,6 +54,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str | None:
             return f"cell {running['index'] + 1}: {error.ename}: {error.evalue}"
         except DeadKernelError:
             return f"cell {running['index'] + 1}: the kernel died (out of memory?)"
+        except RuntimeError as error:  # of the kernel's start
+            return f"the first cell: no kernel: {error}"
 
 
 def smaller(png: str) -> str:

@@ -23,6 +23,8 @@ def create_kernel_manager_without_ports(client):
     """What starts a notebook's kernel and talks to it: through files, since TCP ports are chosen some time before the
     kernel opens them. Of several kernels that start together, two may get the same port, and then one of them dies."""
     manager = create_kernel_manager(client)
+    if client.startup_timeout == 60:  # the default, which nbmake leaves, and which a busy machine may pass
+        client.startup_timeout = 600
     if os.name != "nt":  # Windows has no such files
         manager.transport, manager.ip = "ipc", str(Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "kernel")
     return manager

@@ -328,6 +328,19 @@ def test_run_notebooks_uses_this_python_whatever_the_user_has_installed(tmp_path
     assert result.returncode == 0, result.stdout
 
 
+def test_run_notebooks_names_a_kernel_that_does_not_start(tmp_path, monkeypatch, capsys):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    kernel.joinpath("kernel.json").write_text(json.dumps(
+        {"argv": [sys.executable, "-c", "import time; time.sleep(30)"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.setattr(run_notebooks, "STARTUP", 1)
+    path = write_notebook(tmp_path / "01_x.ipynb", nbformat.v4.new_code_cell("1"))
+    assert run_notebooks.main([str(path), "--build", str(tmp_path / "build")]) == 1
+    assert "FAILED in the first cell: no kernel: Kernel didn't respond in 1 seconds" in capsys.readouterr().out
+
+
 def test_run_in_place_twice_gives_the_same_bytes(tmp_path):
     code = nbformat.v4.new_code_cell
     path = write_notebook(
