@@ -41,6 +41,9 @@ class Tokenizer:
 
     def encode(self, text):
         """Text -> ids (T,) int64. The characters "<|endoftext|>" in a text are encoded as plain text."""
+        if not isinstance(text, str):
+            raise ValueError(f"encode() expects one text, a string, and was given a {type(text).__name__}. Of several "
+                             "texts, encode each: [tokenizer.encode(text) for text in texts].")
         return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
 
     def decode(self, ids, unknown=None):
@@ -48,11 +51,12 @@ class Tokenizer:
 
         unknown: what to write for ids from vocab_size on; without it they raise ValueError, as negative ids do.
         """
+        given = f"{type(ids).__name__} of the shape {tuple(getattr(ids, 'shape', ()))}"
         try:
             ids = [operator.index(i) for i in (ids.tolist() if isinstance(ids, torch.Tensor) else ids)]
         except TypeError:
-            raise ValueError("decode() expects ids, whole numbers in a list or a 1-D tensor. Of a batch, take one "
-                             "sequence: ids[0].") from None
+            raise ValueError("decode() expects ids, whole numbers in a list or a 1-D tensor, and was given a "
+                             f"{given}. Of a batch, take one sequence: ids[0].") from None
         if unknown is not None and ids and min(ids) >= 0:
             pieces = {i: unknown.encode() for i in ids if i >= self.vocab_size}
             pieces |= {i: self.encoding.decode_single_token_bytes(i) for i in {*ids} - {*pieces}}
@@ -188,9 +192,10 @@ def strip_gutenberg(text):
     before, after = text[: starts[0].start()].strip(), text[ends[-1].end() :].partition("\n")[2].strip()
     is_usual = re.match(r"\W*(The )?Project Gutenberg|$", before) and (not after or "eBooks" in after.split("\n\n")[-1])
     if len(starts) > 1 or not is_usual:
-        left_out = len(text) - sum(end.start() - start.end() for start, end in zip(starts, ends))
-        print(f"Left out: {left_out:,} characters outside of the START and END markers of {len(starts)} "
-              f"book{'s' * (len(starts) > 1)}.")
+        kept = sum(end.start() - start.end() for start, end in zip(starts, ends))
+        print(f"Left out: {len(text) - kept:,} characters outside of the START and END markers of {len(starts)} "
+              f"book{'s' * (len(starts) > 1)}; {kept:,} are kept. If you only quote these markers, put a word before "
+              "them.")
     return "\n\n".join(text[start.end() : end.start()].strip() for start, end in zip(starts, ends)).strip()
 
 
@@ -303,6 +308,13 @@ def check_length(ids, context, batch_size=1):
         )
 
 
+def check_vocabulary(ids, vocab_size):
+    """Raises ValueError unless all ids, an array, are in the vocabulary."""
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"The ids run from {ids.min()} to {ids.max()}; vocab_size={vocab_size} knows 0 to "
+                         f"{vocab_size - 1}. Give the tokenizer's vocab_size.")
+
+
 def check_counts(**counts):
     """Raises ValueError unless all arguments are whole numbers of at least 1."""
     for name, value in counts.items():
@@ -340,6 +352,7 @@ def ngram_losses(train_ids, test_ids, vocab_size):
     train, test = np.asarray(train_ids), np.asarray(test_ids)
     if len(train) < 20 or len(test) < 2:
         raise ValueError(f"{len(train)} training and {len(test)} test tokens: expected at least 20 and 2.")
+    check_vocabulary(np.concatenate([train, test]), vocab_size)
 
     def token_probabilities(seen, new):  # for each alpha, of each new token but the first
         counts = np.bincount(seen, minlength=vocab_size)

@@ -8,8 +8,8 @@ import torch
 
 from helpers.cache import KeyValueCache
 from helpers.machine import decoding, kernels
+from helpers.machine.inputs import check_ids
 from helpers.machine.settings import is_whole
-from helpers.model import check_ids
 
 
 def next_token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -84,8 +84,9 @@ def generate(model, ids, max_new_tokens, temperature=1.0, top_k=None, top_p=None
 
 
 def continue_padded(continue_prompts, ids, max_new_tokens, attention_mask):
-    """Continues prompts that are padded on the left: those of equal length together, without their padding, so that
-    each text is what its prompt gives on its own. Raises ValueError for another kind of mask."""
+    """Continues prompts that are padded on the left: those of equal length together, without their padding, which no
+    prompt sees. With top_k=1 each text is what its prompt gives on its own; drawn texts share one generator.
+    Raises ValueError for another kind of mask."""
     (B, T), mask = ids.shape, attention_mask
     if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape or not ((mask == 0) | (mask == 1)).all():
         given = f"{type(mask).__name__} of the shape {tuple(getattr(mask, 'shape', ()))}"

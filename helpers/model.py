@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from helpers.loss import IGNORED, chunked_cross_entropy
 from helpers.machine import settings
+from helpers.machine.inputs import check_ids
 
 SIZES = {  # OpenAI's four models
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768},
@@ -175,26 +176,3 @@ class GPT(nn.Module):
         if targets.shape != ids.shape:
             raise ValueError(f"targets {tuple(targets.shape)}, ids {tuple(ids.shape)}: expected one target per id.")
         return chunked_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # (B*T, C) -> ()
-
-
-def check_ids(ids, name, config, start=0, look=True, device=None, ignored=None):
-    """Raises ValueError unless ids are (B, T) int64, on the device, and fit into the context after `start` tokens.
-
-    look: also check the values, of which one may be `ignored`. On a GPU the CPU would have to wait for that.
-    """
-    shape, dtype = getattr(ids, "shape", ()), getattr(ids, "dtype", type(ids).__name__)
-    if not isinstance(ids, torch.Tensor) or ids.ndim != 2 or dtype != torch.int64:
-        raise ValueError(f"{name} have the shape {tuple(shape)} and the type {dtype}; expected a tensor (B, T) of "
-                         f"torch.int64. torch.tensor({name}) makes one, {name}[None] a batch of a single sequence.")
-    if device is not None and ids.device != device:
-        raise ValueError(f"{name} are on {ids.device}, the model is on {device}. Give it {name}.to(device), or move "
-                         "it with model.to(device): all must be on the same device.")
-    if not 1 <= ids.shape[1] <= config.n_positions - start:
-        raise ValueError(f"{name} hold {start + ids.shape[1]} tokens per sequence; this model reads 1 to "
-                         f"{config.n_positions} (n_positions). Keep the last ones: {name}[:, -{config.n_positions}:].")
-    seen = ids[ids != ignored] if look and ignored is not None else ids
-    if look and seen.numel():
-        low, high = seen.min().item(), seen.max().item()
-        if low < 0 or high >= config.vocab_size:
-            raise ValueError(f"{name} run from {low} to {high}; this model knows 0 to {config.vocab_size - 1} "
-                             f"(vocab_size {config.vocab_size}). Was the text encoded with another tokenizer?")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.corpus import split_validation
+from helpers.corpus import check_vocabulary, split_validation
 
 
 @dataclass
@@ -113,10 +113,12 @@ def kneser_ney_losses(train_ids, test_ids, vocab_size):
     """The losses on test_ids, in nats per token, of the bigram and the trigram model counted on all of train_ids, with
     discounts tuned on its last tenth: {"Kneser-Ney bigram": ..., "Kneser-Ney trigram": ...}.
 
-    Both are sequences of ids, (N,). Raises ValueError for fewer than 40 training or 3 test tokens.
+    Both are sequences of ids, (N,). Raises ValueError for fewer than 40 training or 3 test tokens, and for ids that the
+    vocabulary does not have.
     """
     if len(train_ids) < 40 or len(test_ids) < 3:
         raise ValueError(f"{len(train_ids)} training and {len(test_ids)} test tokens: expected at least 40 and 3.")
+    check_vocabulary(np.concatenate([train_ids, test_ids]), vocab_size)
     losses = {}
     for name, order in (("Kneser-Ney bigram", 2), ("Kneser-Ney trigram", 3)):
         found = looked_up(tables(train_ids, vocab_size, order), test_ids, vocab_size)

@@ -8,7 +8,6 @@ torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 -m helpers.train
 import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
@@ -161,7 +160,7 @@ def train(model, train_ids, validation_ids, config, out=None, resume=False, toke
     checkpoint and while another run trains into out, FloatingPointError when the loss is not finite, RuntimeError with
     advice when the device's memory is not enough.
     """
-    ranks, out = parallel.current(), None if out is None else Path(out)
+    ranks, out = parallel.current(), locks.results_folder(out)
     checkpoint_files.check_model(model, GPT)
     corpus.check_training_data(train_ids, validation_ids, model.config, config, ranks.size)
     if resume and out is not None:
@@ -225,7 +224,12 @@ class Report:
     """What a run shows on its way: the validation loss, samples of text, a progress bar."""
 
     def __init__(self, run, validation_ids, tokenizer, progress, ranks):
-        self.run, self.tokenizer, self.progress, self.ranks = run, tokenizer, progress, ranks
+        if isinstance(tokenizer, str):
+            raise ValueError(f"tokenizer={tokenizer!r}: expected a Tokenizer, load_tokenizer({tokenizer!r}).")
+        config, self.run, self.tokenizer, self.progress, self.ranks = run.config, run, tokenizer, progress, ranks
+        if progress and config.warmup_steps >= config.steps:
+            tqdm.write(f"The warm-up of {config.warmup_steps} steps is no shorter than the run: the learning rate ends "
+                       f"at {config.learning_rate_at(config.steps - 1):.2g}.")
         self.measured = validation_ids[: run.config.eval_tokens + 1]
         self.bar = tqdm(total=run.config.steps, initial=len(run.history.train_loss), desc="training",
                         disable=not progress or None, mininterval=0.5)

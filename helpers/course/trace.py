@@ -14,7 +14,7 @@ from IPython.display import display
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from helpers.course.diagrams.svg import SMALL, Drawing
-from helpers.model import check_ids
+from helpers.machine.inputs import check_ids
 
 # PyTorch's counter knows the attention kernels of CUDA, but not those of a CPU or of Apple's GPU.
 _ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math_for_mps")

@@ -145,13 +145,12 @@ def write_atomically(path, write):
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        reason = _first_line(error)
+        reason = getattr(error, "strerror", None) or _first_line(error)
         if isinstance(error, RuntimeError):  # torch.save raises it, with an obscure message, when the disk is full
             reason = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free on that disk; PyTorch: {reason}"
-        raise OSError(
-            f"{path} could not be written ({reason}). An earlier version of it is intact. "
-            "Make room on the disk, or choose a folder that you may write to."
-        ) from error
+        earlier = " An earlier version of it is intact." if path.exists() else ""
+        raise OSError(f"{path} could not be written ({reason}).{earlier} "
+                      "Make room on the disk, or choose a folder that you may write to.") from error
 
 
 def _is_sound(path, expected, in_cache):

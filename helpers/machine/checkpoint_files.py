@@ -5,6 +5,7 @@ A message advises deleting a file only if no other reader could read it.
 
 import contextlib
 import errno
+import re
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -33,19 +34,7 @@ def load_checkpoint(out, kind, **settings):
     damaged, of another kind, from a newer version of the course, or with weights that its configuration cannot have.
     """
     path = checkpoint_path(out)
-    check_archive(path)
-    try:
-        with torch.serialization.safe_globals(NUMPY):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds
-        if isinstance(error, MemoryError) or memory.is_out_of_memory(error):
-            raise MemoryError(f"{path} needs more memory than is free. Close other programs and notebooks.") from error
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if type(error).__name__ != "UnpicklingError":  # which weights_only raises for anything but data
-            raise ValueError(f"{path} is damaged ({reason}). Delete it and train again.") from error
-        raise ValueError(f"{path} is whole, but it was not read: it holds more than weights, settings and numbers, "
-                         f"which could be a stranger's code ({reason}). Move it away, or "
-                         "choose another folder.") from error
+    state = read_archive(path)
     check_entries(path, state, settings)
     state["history"] = {OLD_NAMES.get(name, name): value for name, value in state["history"].items()}
     check_history(path, state["history"])
@@ -53,12 +42,40 @@ def load_checkpoint(out, kind, **settings):
     return state
 
 
+def read_archive(path):
+    """What torch.save has written into a file, on the CPU: weights, settings and numbers only."""
+    check_archive(path)
+    try:
+        with torch.serialization.safe_globals(NUMPY):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds
+        if isinstance(error, MemoryError) or memory.is_out_of_memory(error):
+            raise MemoryError(f"{path} needs more memory than is free. Close other programs and notebooks.") from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if type(error).__name__ != "UnpicklingError":  # which weights_only raises for anything but data
+            raise ValueError(f"{path} is damaged ({reason}). Delete it and train again.") from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(f"{path} is whole, but it was not read: it holds more than weights, settings and numbers"
+                         f"{f' ({refused[1]})' if refused else ''}, which could be a stranger's code. Move it away, or "
+                         "choose another folder.") from error
+
+
 def checkpoint_path(out):
     """The checkpoint in the folder out. Raises FileNotFoundError if there is none."""
-    path = Path(out) / CHECKPOINT
+    path = Path(out) if Path(out).is_file() else Path(out) / CHECKPOINT
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path} to resume from. Train without resume first.")
+        raise FileNotFoundError(f"There is no {path} to resume from or to load. Give the folder of a run; without one, "
+                                "train without resume first.")
     return path
+
+
+def load_weights(out):
+    """The weights in a run's checkpoint, {name: tensor}, whatever its settings and its model are. Raises what
+    load_checkpoint() raises for a file that cannot be read."""
+    path = checkpoint_path(out)
+    state = read_archive(path)
+    check_entries(path, state, {})
+    return state["model"]
 
 
 def check_archive(path):
@@ -74,8 +91,8 @@ def check_archive(path):
                     raise zipfile.BadZipFile("a checksum is wrong")
     except Exception as error:  # zipfile raises many kinds for a damaged file
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise OSError(f"{path} cannot be read ({error.strerror}). Ask its owner for permission to read it, or copy "
-                          "it to another disk.") from error
+            remedy = "Ask its owner for permission" if isinstance(error, PermissionError) else "Copy it to another disk"
+            raise OSError(f"{path} cannot be read ({error.strerror}). {remedy}.") from error
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}). Delete it and train again.") from error
     if is_packed or not is_archive:
         raise ValueError(f"{path} is not a checkpoint of this course: it is a file of another kind. Move it away, or "
@@ -104,8 +121,12 @@ def check_entries(path, state, settings):
         try:
             kind(**state[name])
         except ValueError as error:
-            raise ValueError(f"{path}: its settings are not those of a run. {error} Its weights can still be read: "
-                             'torch.load(path)["model"].') from error
+            raise ValueError(f"{path}: its settings are not those of a run. {error} {read_weights(path)}") from error
+
+
+def read_weights(path):
+    """The advice for a checkpoint that does not fit: how to read its weights all the same."""
+    return f"Its weights can still be read: helpers.machine.checkpoint_files.load_weights({str(path.parent)!r})."
 
 
 def check_history(path, history):
@@ -118,8 +139,7 @@ def check_history(path, history):
     known = {*HISTORY, "samples", "interrupted"}
     is_whole = numbers and len(lists[0]) == len(lists[1]) and len(lists[2]) == len(lists[3])
     if not (is_whole and pairs and set(history) <= known and isinstance(history.get("interrupted", False), bool)):
-        raise ValueError(f"{path}: its history is not that of a run. Its weights can still be read: "
-                         'torch.load(path)["model"].')
+        raise ValueError(f"{path}: its history is not that of a run. {read_weights(path)}")
 
 
 def blank(kind, config):
@@ -130,7 +150,7 @@ def blank(kind, config):
 
 def check_tensors(path, tensors, kind, config):
     """Raises ValueError unless stored tensors have the names and shapes of a model, without making the model."""
-    read_them = 'They can still be read: torch.load(path)["model"].'
+    read_them = read_weights(path)
     stored = sum(name.endswith(".ln_1.weight") for name in tensors)
     if config.n_layer != stored:  # a million blocks would take all memory even without their weights
         raise ValueError(f"{path}: its configuration has n_layer={config.n_layer}, but the weights of {stored} blocks "
@@ -147,9 +167,11 @@ def check_model(model, kind):
     """Raises ValueError unless a model can be loaded again from a checkpoint of its parameters: it must be of the class
     itself, with the names and shapes of parameters that its configuration describes, and with the same of them tied."""
     if not isinstance(model, kind):
-        wrapped = "torch.compile's wrapper" if hasattr(model, "_orig_mod") else f"a {type(model).__name__}"
-        raise ValueError(f"The model is {wrapped}; expected a {kind.__name__} itself, whose parameters have their own "
-                         "names. TrainConfig(compile=True) compiles it, and torchrun trains it in several processes.")
+        if hasattr(model, "_orig_mod"):
+            raise ValueError(f"The model is torch.compile's wrapper; expected a {kind.__name__} itself. Give the model "
+                             "that you compiled (model._orig_mod); TrainConfig(compile=True) compiles it.")
+        raise ValueError(f"The model is a {type(model).__name__}; expected a {kind.__name__} itself. torchrun trains "
+                         "it in several processes.")
     expected = blank(kind, model.config)
     if problems := differences(model.state_dict(), expected.state_dict()):
         raise ValueError(f"The model's parameters are not those of its configuration: {problems}. Give a "

@@ -16,6 +16,13 @@ LOCK, HOLDER = ".lock", ".in-use-by"  # files in the folder, while a run writes 
 PATIENCE = 5  # seconds to wait for another process that changes the same small file
 
 
+def results_folder(out):
+    """The folder of a run's results, or None. Raises ValueError for what is no name of a folder."""
+    if out is not None and (not isinstance(out, (str, os.PathLike)) or not str(out)):
+        raise ValueError(f"out={out!r}: expected the name of a folder, or None to save nothing.")
+    return None if out is None else Path(out)
+
+
 @contextlib.contextmanager
 def only_run(folder):
     """A context in which no other process writes results into a folder, which is made. None: there is no folder.
@@ -23,10 +30,12 @@ def only_run(folder):
     The lock ends with the process, however that ends. Raises FileExistsError that names the other process, and OSError
     for a folder that cannot be written to.
     """
+    folder = results_folder(folder)
     if folder is None:
         yield
         return
-    folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file. Give a folder.")
     lock = filelock.FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import corpus, training
+from helpers import corpus, ngrams, training
 from helpers.machine import assets
 from tests import small
 
@@ -82,7 +82,7 @@ def test_text_that_a_learner_adds_around_a_book_is_not_cut_silently(capsys):
     (book, body), = library_of(1)
     for text in (f"My notes.\n\n{book}", f"{book}\n\nMy notes.", f"On Project Gutenberg:\n{book}\n\nGutenberg!"):
         assert corpus.strip_gutenberg(text) == body
-        assert "characters outside of the START and END markers of 1 book." in capsys.readouterr().out
+        assert "characters outside of the START and END markers of 1 book; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", [
@@ -338,3 +338,22 @@ def test_ids_and_sizes_of_batches_that_make_no_sense_are_named(function, wrong, 
 def test_what_is_no_sequence_of_ids_is_not_decoded(ids):
     with pytest.raises(ValueError, match=r"expects ids.* take one sequence: ids\[0\]"):
         corpus.load_tokenizer("course").decode(ids)
+
+
+def test_several_texts_are_not_encoded_as_one():
+    with pytest.raises(ValueError, match="given a list. Of several texts, encode each"):
+        corpus.load_tokenizer("course").encode(["one", "two"])
+
+
+def test_how_much_is_left_of_a_text_that_quotes_two_markers_is_said(capsys):
+    text = "My notes on books.\n\n*** START OF X ***\nand\n*** END OF X ***\n\nThese markers surround each book.\n"
+    assert corpus.strip_gutenberg(text) == "and"
+    printed = capsys.readouterr().out
+    assert "of 1 book; 5 are kept. If you only quote these markers, put a word before them." in printed
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([8, 9] * 50), torch.tensor([-1, 2] * 50)])
+def test_counting_refuses_ids_that_the_vocabulary_does_not_have(ids):
+    for losses in (corpus.ngram_losses, ngrams.kneser_ney_losses):
+        with pytest.raises(ValueError, match="vocab_size=5 knows 0 to 4"):
+            losses(ids, ids, 5)

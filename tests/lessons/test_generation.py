@@ -103,6 +103,10 @@ def test_a_cache_that_is_full_refuses_the_next_token_and_stays_as_it_was(tiny):
         with pytest.raises(ValueError, match="1 more tokens for a cache that holds 6 and has room for 6"):
             tiny(ids[:, 6:7], cache=cache)
         assert cache.length == 6
+    whole = KeyValueCache(TINY)
+    tiny(prompt(1, TINY.n_positions), cache=whole)
+    with pytest.raises(ValueError, match="ids hold 1 more for a cache that holds 16.* Begin a new cache"):
+        tiny(ids[:1, :1], cache=whole)
     with pytest.raises(ValueError, match="7 more tokens for a cache that holds 0 and has room for 6"):
         tiny(ids[:, :7], cache=KeyValueCache(TINY, 6))
 

@@ -368,3 +368,13 @@ def test_noise_changes_inputs_and_not_targets_and_depends_on_seed_and_step_alone
 def test_a_share_of_noise_that_makes_no_sense_is_named():
     with pytest.raises(ValueError, match="noise=1"):
         replace(CONFIG, noise=1)
+
+
+def test_a_warm_up_that_never_ends_is_named(capsys):
+    training.train(new_model(), TRAIN, TEST, replace(CONFIG, steps=2, warmup_steps=8))
+    assert "The warm-up of 8 steps is no shorter than the run" in capsys.readouterr().out
+
+
+def test_the_name_of_a_tokenizer_is_no_tokenizer():
+    with pytest.raises(ValueError, match=r"tokenizer='gpt2': expected a Tokenizer, load_tokenizer\('gpt2'\)"):
+        train(tokenizer="gpt2")

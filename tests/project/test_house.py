@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 BELOW = {"course": {"course", "lessons", "machine"}, "lessons": {"lessons", "machine"}, "machine": {"machine"}}
 # What `python -m helpers.training` runs; not imported when helpers.training is.
 COMMAND_LINE = ("helpers.training", "helpers.course.command_line")
-LONGEST = {"helpers/model.py": 200, "helpers/training.py": 275, "helpers/generation.py": 150}  # files, in lines
+LONGEST = {"helpers/model.py": 200, "helpers/training.py": 280, "helpers/generation.py": 150}  # files, in lines
 LONGEST_FUNCTION = 40
 
 
