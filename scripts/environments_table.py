@@ -1,10 +1,12 @@
 """Compare the verdicts of several environments: print one Markdown table of claims by environment, flips named first.
 
     python -m scripts.environments_table FOLDER
+    python -m scripts.environments_table FOLDER --expect NAME NAME ...     names those that have left nothing
 
 FOLDER has one folder for each environment, named after it, with the executed copies that `python -m
 scripts.run_notebooks --build FOLDER/NAME` has left there. The first in the order of their names is what the others are
-compared with. All must have run at the same size, which the first table shows.
+compared with. All must have run at the same size, which the first table shows. After the page it ends with the exit
+status 1 if a verdict flips, a notebook has stopped, or an expected environment is missing.
 """
 import argparse
 import re
@@ -53,26 +55,35 @@ def verdicts_of(environments: dict[str, dict], number: int, settled: bool = Fals
     return {name: verdict for name, verdict in found.items() if not settled or verdict not in UNSETTLED}
 
 
-def differences(environments: dict[str, dict]) -> list[str]:
-    """Lines that name the verdicts that flip, and then the claims that are settled in some environments only."""
-    flips, partly = [], []
+def flips(environments: dict[str, dict]) -> set[int]:
+    """The claims that have different verdicts where they are settled."""
+    return {number for number in STATEMENTS if len(set(verdicts_of(environments, number, settled=True).values())) > 1}
+
+
+def differences(environments: dict[str, dict], missing: list[str]) -> list[str]:
+    """Lines that name the verdicts that flip, the environments that are missing, and the claims that are settled in some
+    environments only."""
+    flipped, flipping, partly = flips(environments), [], []
     for number in STATEMENTS:
-        found, settled = (verdicts_of(environments, number, only) for only in (False, True))
+        found = verdicts_of(environments, number)
         text = f"- claim {number}: {'; '.join(f'{name}: {verdict}' for name, verdict in found.items())}"
-        if len(set(settled.values())) > 1:
-            flips.append(text)
+        if number in flipped:
+            flipping.append(text)
         elif len(set(found.values())) > 1:
             partly.append(text)
-    heading = f"**Verdicts that flip: {len(flips)}**" if flips else "No verdict flips."
-    if partly:
-        partly = ["", "Settled in some environments only:", "", *partly]
-    return [heading, *(["", *flips] if flips else []), *partly]
+    heading = f"**Verdicts that flip: {len(flipping)}**" if flipping else "No verdict flips."
+    if len(environments) < 2:
+        heading = "Only one environment: nothing to compare."
+    lines = [heading, *(["", *flipping] if flipping else [])]
+    if missing:
+        lines += ["", "**Environments without a result:**", "", *(f"- {name}: no result" for name in missing)]
+    return [*lines, "", "Settled in some environments only:", "", *partly] if partly else lines
 
 
-def page(environments: dict[str, dict]) -> str:
-    """The Markdown page. environments: {name: what read_environment returns}."""
+def page(environments: dict[str, dict], missing: list[str]) -> str:
+    """The Markdown page. environments: {name: what read_environment returns}; missing: names of others."""
     count = len(list(LESSONS.glob("[0-9][0-9]_*.ipynb")))
-    lines = ["# Claims by environment", "", *differences(environments), "",
+    lines = ["# Claims by environment", "", *differences(environments, missing), "",
              row("environment", "what setup cells and notebook 00 report", f"notebooks that ran, of {count}", "failed"),
              "|---|---|---|---|"]
     for name, each in environments.items():
@@ -91,14 +102,18 @@ def page(environments: dict[str, dict]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder with one folder of executed notebooks per environment")
+    parser.add_argument("--expect", nargs="+", default=[], metavar="NAME", help="environments that must be there")
     options = parser.parse_args(arguments)
     folders = sorted(path.parent for path in options.folder.glob("*/00_*.ipynb"))
     if not folders:
         parser.error(f"{options.folder} has no executed notebooks: expected FOLDER/NAME/00_....ipynb, which `python -m "
                      "scripts.run_notebooks --build FOLDER/NAME` leaves there")
     sys.stdout.reconfigure(encoding="utf-8")
-    print(page({folder.name: read_environment(folder) for folder in folders}), end="")
-    return 0
+    environments = {folder.name: read_environment(folder) for folder in folders}
+    missing = [name for name in options.expect if name not in environments]
+    print(page(environments, missing), end="")
+    stopped = any(each["failed"] for each in environments.values())
+    return int(bool(flips(environments) or stopped or missing))
 
 
 if __name__ == "__main__":

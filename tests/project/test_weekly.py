@@ -80,15 +80,15 @@ def line_of(page, number):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def table(folder, capsys):
-    assert environments_table.main([str(folder)]) == 0
+def table(folder, capsys, status, *options):
+    assert environments_table.main([str(folder), *options]) == status
     return capsys.readouterr().out
 
 
 def test_a_flip_is_named_first_and_marked(tmp_path, capsys):
     write_environment(tmp_path / "a", {1: "holds", 2: "holds", 3: "inconclusive", 4: "depends"})
     write_environment(tmp_path / "b", {1: "holds", 2: "does not hold", 3: "holds", 4: "depends"}, "2.14.0")
-    page = table(tmp_path, capsys)
+    page = table(tmp_path, capsys, 1)
     flips, partly = page.partition("| environment |")[0].split("Settled in some environments only:")
     assert "**Verdicts that flip: 1**" in flips and "- claim 2: a: holds; b: does not hold" in flips
     assert [line for line in partly.splitlines() if line] == ["- claim 3: a: inconclusive; b: holds"]
@@ -102,11 +102,31 @@ def test_a_notebook_that_stopped_or_is_missing_is_named(tmp_path, capsys):
     write_environment(tmp_path / "a", {1: "holds"}, broken="02")
     write_environment(tmp_path / "b", {}, report="ok    torch           2.9.0\nFIX   packages        numpy missing\n")
     (tmp_path / "b" / sorted(FOLDER.glob("05_*.ipynb"))[0].name).unlink()
-    page = table(tmp_path, capsys)
+    page = table(tmp_path, capsys, 1)
     assert page.startswith("# Claims by environment\n\nNo verdict flips.\n")
     assert "| 12 | 02 |" in page and "| 12 | 05 |" in page
     assert re.search(r"\| b \| CPU; [^|]*; FIX +packages +numpy missing \|", page)
     assert line_of(page, 1)[2:] == ["holds", "no result"]
+
+
+def test_environments_that_agree_end_with_0(tmp_path, capsys):
+    write_environment(tmp_path / "a", {1: "holds", 2: "inconclusive"})
+    write_environment(tmp_path / "b", {1: "holds", 2: "depends"})  # settled in one only: no flip
+    assert "\nNo verdict flips.\n" in table(tmp_path, capsys, 0, "--expect", "a", "b")
+
+
+def test_an_expected_environment_without_a_result_is_named(tmp_path, capsys):
+    write_environment(tmp_path / "a", {1: "holds"})
+    write_environment(tmp_path / "b", {1: "holds"})
+    (tmp_path / "d").mkdir()  # its notebooks never began
+    head = table(tmp_path, capsys, 1, "--expect", "a", "b", "c", "d").partition("| environment |")[0]
+    assert "**Environments without a result:**\n\n- c: no result\n- d: no result\n" in head
+
+
+def test_one_environment_alone_is_not_called_agreement(tmp_path, capsys):
+    write_environment(tmp_path / "a", {1: "holds"})
+    page = table(tmp_path, capsys, 0)
+    assert "\nOnly one environment: nothing to compare.\n" in page and "No verdict flips" not in page
 
 
 def test_a_cell_that_raised_has_not_run_to_the_end():
@@ -158,6 +178,15 @@ def test_the_workflow_runs_programs_that_exist():
     assert called == {"scripts.colab_twin", "scripts.check_downloads", "scripts.run_notebooks",
                       "scripts.environments_table"}
     assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in called)
+
+
+def test_the_workflow_expects_each_environment_and_keeps_the_page_of_a_failure():
+    names = re.findall(r"\{name: ([\w.-]+),", WEEKLY)
+    table = WEEKLY.partition("\n  table:\n")[2]
+    (expected,) = re.findall(r"(?s) --expect(.*?) > claims_by_environment\.md", table)
+    assert len(names) >= 9 and expected.replace("\\", " ").split() == names
+    after = table.partition("> claims_by_environment.md")[2]
+    assert all('if: "!cancelled()"' in step for step in re.findall(r"(?ms)^      - (.*?)(?=^      - |\Z)", after))
 
 
 @pytest.mark.parametrize("name", ["test", "weekly"])
