@@ -61,7 +61,7 @@ def flips(environments: dict[str, dict]) -> set[int]:
 
 
 def differences(environments: dict[str, dict], missing: list[str]) -> list[str]:
-    """Lines that name the verdicts that flip, the environments that are missing, and the claims that are settled in some
+    """Lines that name the verdicts that flip, what is missing, and the claims that are settled in some
     environments only."""
     flipped, flipping, partly = flips(environments), [], []
     for number in STATEMENTS:
