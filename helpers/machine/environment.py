@@ -16,7 +16,7 @@ import textwrap
 from pathlib import Path
 from unittest import mock
 
-from helpers.machine.variables import OWN, setting
+from helpers.machine.variables import OWN, is_on, setting
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_NOTEBOOK = "ipykernel" in sys.modules
@@ -157,8 +157,9 @@ def _assets():
     if (own_folder := assets.assets_folder()) and any(own_folder.glob("gpt2-small/attention*")):
         yield "", "", "COURSE_ASSETS/gpt2-small has GPT-2's attention weights only: no notebook can run them.", ""
     if stand_ins:
-        yield "", "", ("With a stand-in everything runs, but results differ. For the real files connect to the "
-                       "internet, or set COURSE_ASSETS to a folder that has them (data/README.md)."), ""
+        connect = "unset COURSE_OFFLINE" if is_on("COURSE_OFFLINE") else "connect to the internet"
+        yield "", "", (f"With a stand-in everything runs, but results differ. For the real files {connect}, "
+                       "or set COURSE_ASSETS to a folder that has them (data/README.md)."), ""
 
 
 def _search(find):

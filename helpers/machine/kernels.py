@@ -26,7 +26,9 @@ BF16_PAYS = 1.2  # training in bfloat16 on a CPU pays if its products are this m
 
 def compute_dtype(device, precision="auto"):
     """The type in which to multiply matrices. "auto": bfloat16 where a GPU has it in hardware, float16 on an older one
-    (a T4), else float32. "fp32", "bf16" and "fp16" choose it themselves."""
+    (a T4), else float32. "fp32", "bf16" and "fp16" choose it themselves. Raises ValueError for any other word."""
+    if precision not in ("auto", *DTYPES):
+        raise ValueError(f"precision={precision!r}: expected one of auto, {', '.join(DTYPES)}.")
     if precision != "auto":
         return DTYPES[precision]
     if torch.device(device).type != "cuda":

@@ -244,3 +244,4 @@ def test_a_home_that_is_the_root_or_unknown_garbles_no_path(report, monkeypatch,
 def test_the_reason_of_a_stand_in_is_the_one_that_the_notebooks_name(report, offline):
     status, output = report()
     assert status == 0 and output.count("because COURSE_OFFLINE is set") == 3
+    assert "For the real files unset COURSE_OFFLINE, or set COURSE_ASSETS" in " ".join(output.split())

@@ -324,3 +324,9 @@ def test_each_precision_computes_in_its_type_and_the_setting_is_restored():
         assert torch.get_float32_matmul_precision() == "high"
         assert (a @ a).dtype == torch.float32
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("precision", ["half", None, torch.float16])
+def test_a_precision_that_does_not_exist_is_named(precision):
+    with pytest.raises(ValueError, match="precision=.*expected one of auto, fp32, bf16, fp16"):
+        kernels.compute_dtype("cpu", precision)
