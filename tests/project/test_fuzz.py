@@ -106,6 +106,7 @@ BYTES = st.one_of(st.binary(max_size=200), TEXTS.map(lambda text: text.encode("u
                   TEXTS.map(lambda text: text.encode("utf-16", "surrogatepass")))
 
 
+@settings(max_examples=200)
 @given(BYTES)
 @example(b"\xef\xbb\xbf")
 @example(b"\t\xef\xbb\xbf")
